@@ -1,0 +1,52 @@
+# Every target sets up what it needs; `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+# constraints.txt pins every package that is tested; torch's CPU build keeps the download small.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check fix bench wheel clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt configs/demo/packages.txt tests/packages.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	  sys.exit(not (3, 11) <= v <= (3, 13) and f"bertray needs Python 3.11 to 3.13, found {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	@echo "Installing into $(VENV) (some minutes the first time) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) torch
+	@$(PIP) --editable '.[dev,fast]'
+	@$(PIP) --no-deps --requirement configs/demo/packages.txt --requirement tests/packages.txt
+	@touch $@
+
+install: $(READY) ## make .venv with bertray and all that its tests and demo need
+
+demo: $(READY) ## fine-tune on real reviews, score other reviews, show the result
+	@$(BIN)/python configs/demo/demo.py
+
+test: $(READY) ## run all tests, a real Ray cluster included
+	@$(BIN)/python -m pytest -q
+
+check: $(READY) ## lint, format and type checks; the docs are current; the wheel builds
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python docs/generate.py --check
+
+fix: $(READY) ## apply what ruff can mend, and bring the generated docs up to date
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/python docs/generate.py
+
+bench: $(READY) ## measure the claims of benchmarks/README.md on this machine
+	@$(BIN)/python benchmarks/engine.py
+
+wheel: $(READY) ## build the wheel into dist/
+	@$(BIN)/python -m build --wheel --outdir dist .
+
+clean: ## remove the demo's output and the caches; keeps .venv
+	@rm -rf .demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,139 @@
+"""The command line: parses words, calls one function, prints what a person wants to know.
+
+    bertray train|evaluate|score|doctor [CONFIG.yaml] [key=value ...]
+
+Exit codes: 0 done · 1 bug · 2 the user's config or data · 3 done, but shards or rows were
+quarantined.
+"""
+
+import logging
+from typing import Annotated, TypeVar
+
+import typer
+
+from bertray import __version__
+from bertray.config import EvaluateConfig, ScoreConfig, Section, TrainConfig, load_config
+from bertray.errors import BertrayError, ConfigError
+
+DONE, BUG, QUARANTINED = 0, 1, 3
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG.yaml] [key=value ...]", show_default=False),
+]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Fine-tune a BERT-family encoder on Ray, and label every row of a Parquet lake.",
+    epilog="Settings: docs/configuration.md. Exit codes: 0 done, 1 bug, 2 your config or data, "
+    "3 done but shards or rows were quarantined.",
+)
+C = TypeVar("C", bound=Section)
+_state = {"debug": False}
+
+
+@app.callback(invoke_without_command=True)
+def _global(
+    debug: Annotated[bool, typer.Option(help="Show tracebacks and every log line.")] = False,
+    version: Annotated[bool, typer.Option(help="Print the version and exit.")] = False,
+) -> None:
+    _state["debug"] = debug
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit(DONE)
+
+
+@app.command()
+def train(words: Words = None) -> None:
+    """Fine-tune an encoder on labelled Parquet; write a bundle."""
+    config = _config(TrainConfig, words)
+    from bertray.console import TrainView
+    from bertray.train.run import train as run
+
+    with TrainView() as view:
+        view.finish(run(config, on_progress=view.update), config)
+
+
+@app.command()
+def evaluate(words: Words = None) -> None:
+    """Measure a model on labelled Parquet; write metrics.json and report.md."""
+    config = _config(EvaluateConfig, words)
+    from bertray.console import ScoreView
+    from bertray.evaluate.run import evaluate as run
+
+    with ScoreView("evaluating") as view:
+        view.finish_evaluate(run(config, on_progress=view.update), config)
+
+
+@app.command()
+def score(words: Words = None) -> None:
+    """Label every row of every shard; write the shards back with four more columns."""
+    config = _config(ScoreConfig, words)
+    from bertray.console import ScoreView
+    from bertray.score.run import score as run
+
+    with ScoreView("scoring") as view:
+        summary = run(config, on_progress=view.update)
+        view.finish_score(summary, config)
+    if summary.quarantined or summary.num_rows_quarantined:
+        raise typer.Exit(QUARANTINED)
+
+
+@app.command()
+def doctor(words: Words = None) -> None:
+    """Check versions, devices, the cluster, and that the model and the input can be reached."""
+    config = _config(ScoreConfig, words) if words else None
+    from bertray.console import show_findings
+    from bertray.doctor import examine
+
+    if not show_findings(examine(config)):
+        raise typer.Exit(2)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; gives the exit code. A user sees one message, never a traceback."""
+    try:
+        result = app(args=arguments, standalone_mode=False)
+    except BertrayError as error:
+        if _state["debug"]:
+            raise
+        typer.echo(f"bertray: {error}", err=True)
+        return error.exit_code
+    except typer.Abort:
+        typer.echo("bertray: interrupted; run the same command again to go on", err=True)
+        return 130
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a usage error
+            typer.echo(f"bertray: {error.format_message()}", err=True)
+            return 2
+        if _state["debug"]:
+            raise
+        typer.echo(
+            f"bertray: unforeseen {type(error).__name__}: {error}\n"
+            "This is a bug in bertray or its libraries; --debug shows where it happened.",
+            err=True,
+        )
+        return BUG
+    return result if isinstance(result, int) else DONE
+
+
+def _config(schema: type[C], words: list[str] | None) -> C:
+    """The job's config from the words after the command: at most one file, then settings."""
+    _log()
+    files = [word for word in words or () if "=" not in word]
+    settings = [word for word in words or () if "=" in word]
+    if len(files) > 1:
+        raise ConfigError(f"one config file at most, found {', '.join(files)}")
+    return load_config(schema, files[0] if files else None, settings)
+
+
+def _log() -> None:
+    """Our own events on stderr; of the libraries' what went wrong."""
+    level = logging.DEBUG if _state["debug"] else logging.WARNING
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=level)
+    logging.getLogger("bertray").setLevel(logging.DEBUG if _state["debug"] else logging.INFO)
+    if not _state["debug"]:
+        logging.getLogger("ray").setLevel(logging.ERROR)

@@ -1,0 +1,84 @@
+"""The Ray cluster a job runs on: reach it, and ask it what it has."""
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import ray
+
+from bertray.errors import BertrayError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the cluster's nodes offer together.
+
+    Attributes:
+        num_cpus: logical CPUs.
+        num_gpus: GPUs.
+        num_nodes: live nodes.
+    """
+
+    num_cpus: float
+    num_gpus: float
+    num_nodes: int
+
+
+def connect(*, dashboard: bool = False) -> Resources:
+    """Join the cluster that ``RAY_ADDRESS`` or ``ray start`` names, else start one in this process.
+
+    Under ``ray job submit`` that is the cluster the job was submitted to.
+
+    Args:
+        dashboard: start one with a private cluster. Ray Train asks its API whether a run lives.
+    """
+    debug = logger.isEnabledFor(logging.DEBUG)
+    if not debug:
+        # Ray's own core reports harmless things as errors on the driver's stderr
+        # (https://github.com/ray-project/ray/issues/53727).
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if not ray.is_initialized():
+        ray.init(include_dashboard=dashboard, logging_level=logging.ERROR)
+    if not debug:
+        # Set up anew by `import ray.data`; its plans and bars are for debugging Ray.
+        for name in ("ray.data", "ray.train"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return Resources(
+        num_cpus=total.get("CPU", 0.0),
+        num_gpus=total.get("GPU", 0.0),
+        num_nodes=len([node for node in nodes if node["Alive"]]),
+    )
+
+
+def unwrapped(items: Iterator[T]) -> Iterator[T]:
+    """Pass items on; of an error that Ray wrapped, raise the one that was raised in the worker.
+
+    Raises:
+        BertrayError: a worker raised it.
+    """
+    try:
+        yield from items
+    except Exception as error:
+        cause = _own_error(error)
+        if cause is None:
+            raise
+        raise cause from error
+
+
+def _own_error(error: BaseException | None) -> BertrayError | None:
+    """The first BertrayError in a chain of causes; Ray keeps some in ``.cause``."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, BertrayError):
+            return error
+        seen.add(id(error))
+        error = getattr(error, "cause", None) or error.__cause__
+    return None

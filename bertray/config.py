@@ -1,0 +1,350 @@
+"""Every setting of every command, with its default and its meaning, and how a job's config is read.
+
+Precedence: defaults < YAML file < ``key=value`` on the command line. Nothing is read from the
+environment. An unknown key is an error that names the nearest known one.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bertray.errors import ConfigError
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --------------------------------------------------------------------------- train
+
+
+class TrainModel(Section):
+    """What to fine-tune."""
+
+    base: str = Field(description="Encoder to start from: hub id, folder or URI.")
+    max_length: Count | None = Field(
+        None, description="Tokens a row is cut to. Default: what the model allows, at most 512."
+    )
+
+
+class TrainData(Section):
+    """Labelled Parquet."""
+
+    train: str = Field(description="Training rows: a Parquet file, folder, glob or URI.")
+    validation: str | None = Field(
+        None,
+        description="Validation rows, likewise. Default: a stratified split of the training rows.",
+    )
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="Share of the training rows held out when `data.validation` is not given."
+    )
+    text: str = Field("text", description="Column that holds the text.")
+    text_pair: str | None = Field(
+        None, description="Column that holds the second text of sentence pairs."
+    )
+    label: str = Field("label", description="Column that holds the label: string or integer.")
+
+
+class Optim(Section):
+    """AdamW with a linear warmup and a linear decay to zero."""
+
+    learning_rate: Positive = Field(2e-5, description="Peak learning rate.")
+    weight_decay: NonNegative = Field(
+        0.01, description="Decoupled weight decay; biases and LayerNorm weights get none."
+    )
+    warmup_ratio: Share = Field(0.1, description="Share of all steps over which the rate rises.")
+    max_grad_norm: Positive = Field(1.0, description="Gradients are clipped to this global norm.")
+
+
+class Training(Section):
+    """The training loop."""
+
+    num_epochs: Count = Field(3, description="Passes over the training rows.")
+    per_device_batch_size: Count = Field(32, description="Rows per worker and optimizer step.")
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="Seeds the split, the shuffles, the head and the dropout."
+    )
+    metric: Literal["accuracy", "macro_f1", "loss"] = Field(
+        "accuracy", description="Validation metric that picks the epoch whose weights are kept."
+    )
+
+
+class Scaling(Section):
+    """How many workers train, and on what."""
+
+    num_workers: Count = Field(1, description="Data-parallel workers.")
+    use_gpu: bool | Literal["auto"] = Field(
+        "auto", description="One GPU a worker; `auto` takes GPUs if the cluster has enough."
+    )
+    num_threads: Count | None = Field(
+        None, description="torch threads a worker on CPU. Default: the node's cores shared out."
+    )
+
+
+class BundleOutput(Section):
+    """Where the bundle goes."""
+
+    path: str = Field(description="Folder or URI of the bundle.")
+    replace: bool = Field(False, description="Train anew over a bundle of other settings or data.")
+
+
+# --------------------------------------------------------------------------- score, evaluate
+
+
+class InferenceModel(Section):
+    """The model that predicts."""
+
+    path: str = Field(
+        description="A bundle, or any Hugging Face sequence-classification folder, hub id or URI."
+    )
+    max_length: Count | None = Field(
+        None, description="Tokens a row is cut to. Default: as trained, else what the model allows."
+    )
+    backend: Literal["auto", "torch"] = Field("auto", description="What computes the forward pass.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Number type of the forward pass. `auto`: bfloat16 on GPU, else float32.",
+    )
+    max_batch_tokens: Count | None = Field(
+        None,
+        description="Tokens in one forward pass, padding included. Default: 1024 on CPU, "
+        "32768 on GPU; never measured, so that a rerun gives the same bytes.",
+    )
+
+
+class Input(Section):
+    """The shards to score."""
+
+    path: str = Field(description="Parquet shards: a file, folder, glob or URI.")
+    text: str = Field("text", description="Column that holds the text.")
+    text_pair: str | None = Field(
+        None, description="Column that holds the second text of sentence pairs."
+    )
+    columns: tuple[str, ...] | None = Field(
+        None, description="Input columns to pass through. Default: all."
+    )
+    max_split_rows: Count = Field(
+        32_768, description="A shard with more rows is cut into splits on row-group borders."
+    )
+
+
+class Pool(Section):
+    """The actors that hold the model."""
+
+    min_actors: Count | None = Field(None, description="Actors at least. Default: `max_actors`.")
+    max_actors: Count | None = Field(
+        None, description="Actors at most. Default: one a GPU, or the cluster's CPUs / threads."
+    )
+    num_gpus: NonNegative | Literal["auto"] = Field(
+        "auto", description="GPUs an actor; a fraction shares one. `auto`: 1 if there is a GPU."
+    )
+    num_threads: Count | None = Field(
+        None, description="torch threads an actor on CPU. Default: 1."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Pool":
+        if self.min_actors and self.max_actors and self.min_actors > self.max_actors:
+            raise ValueError(
+                f"pool.min_actors={self.min_actors} is above pool.max_actors={self.max_actors}"
+            )
+        return self
+
+
+class ScoredOutput(Section):
+    """Where the scored shards go."""
+
+    path: str = Field(description="Folder or URI of the scored shards.")
+    prefix: str = Field("", description="Put before the names of the four scored columns.")
+    replace: bool = Field(
+        False, description="Start the output over when it holds another model's or settings' work."
+    )
+
+
+class EvaluateData(Section):
+    """Labelled rows to evaluate on."""
+
+    path: str = Field(description="Labelled Parquet: a file, folder, glob or URI.")
+    text: str = Field("text", description="Column that holds the text.")
+    text_pair: str | None = Field(
+        None, description="Column that holds the second text of sentence pairs."
+    )
+    label: str = Field("label", description="Column that holds the true label.")
+
+
+class ReportOutput(Section):
+    """Where the metrics go."""
+
+    path: str = Field(description="Folder or URI for metrics.json and report.md.")
+
+
+# --------------------------------------------------------------------------- the jobs
+
+
+class TrainConfig(Section):
+    """`bertray train`: fine-tune an encoder, write a bundle."""
+
+    model: TrainModel
+    data: TrainData
+    optim: Optim = Optim()  # type: ignore[call-arg]
+    training: Training = Training()  # type: ignore[call-arg]
+    scaling: Scaling = Scaling()  # type: ignore[call-arg]
+    output: BundleOutput
+
+
+class EvaluateConfig(Section):
+    """`bertray evaluate`: measure a model on labelled rows."""
+
+    model: InferenceModel
+    data: EvaluateData
+    pool: Pool = Pool()  # type: ignore[call-arg]
+    output: ReportOutput
+
+
+class ScoreConfig(Section):
+    """`bertray score`: label every row of every shard."""
+
+    model: InferenceModel
+    input: Input
+    pool: Pool = Pool()  # type: ignore[call-arg]
+    output: ScoredOutput
+
+
+JOBS: dict[str, type[Section]] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "score": ScoreConfig,
+}
+
+C = TypeVar("C", bound=Section)
+
+
+def load_config(schema: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:
+    """Read a job's config: the file, then the ``key=value`` words over it.
+
+    Args:
+        schema: the job's config model.
+        path: a YAML file, or None for defaults and overrides alone.
+        overrides: words such as ``optim.learning_rate=1e-4``; values are read as YAML, except
+            where the key takes text, which is taken as it stands.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value does not fit ``schema``.
+    """
+    values = _read_yaml(Path(path)) if path is not None else {}
+    origin = str(path) if path is not None else "the command line"
+    for word in overrides:
+        key, equals, raw = word.partition("=")
+        if not equals:
+            raise ConfigError(
+                f"{word!r} is not a setting; write key=value, as in pool.max_actors=2"
+            )
+        _set(values, key, _parse(schema, key, raw))
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(schema, error, origin)) from None
+
+
+def dump_config(config: Section) -> str:
+    """The resolved config as YAML that `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def known_keys(schema: type[Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of ``schema`` with its pydantic field."""
+    for name, field in schema.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read the config file: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: found a {type(values).__name__}, expected sections with keys")
+    return values
+
+
+def _parse(schema: type[Section], key: str, raw: str) -> Any:
+    """The value of a command-line word. ``1e-4`` and ``no`` stay text where text is wanted."""
+    field = dict(known_keys(schema)).get(key)
+    kinds = _members(field.annotation) if field is not None else set()
+    if str in kinds and not (raw == "null" and type(None) in kinds):
+        return raw
+    try:
+        return yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}={raw}: not valid YAML: {error}") from error
+
+
+def _members(annotation: Any) -> set[Any]:
+    """The plain types a field accepts: ``str | None`` gives ``{str, NoneType}``."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return set().union(*(_members(part) for part in typing.get_args(annotation)))
+    return {annotation}
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key}: {section!r} is not a section")
+    values[last] = value
+
+
+def _explain(schema: type[Section], error: ValidationError, origin: str) -> str:
+    """One line a problem, each naming the key and what to do."""
+    known = [key for key, _ in known_keys(schema)]
+    lines = []
+    for problem in error.errors():
+        key = _key_of(problem["loc"], known)
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            lines.append(f"unknown key {key!r}{hint}")
+        elif problem["type"] == "missing":
+            wanted = [name for name in known if name == key or name.startswith(f"{key}.")]
+            lines.append(f"{' and '.join(_required(schema, wanted)) or key} must be given")
+        elif not key:
+            lines.append(problem["msg"].removeprefix("Value error, "))
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}={problem['input']!r}: {message[:1].lower()}{message[1:]}")
+    return f"{origin}: " + "; ".join(dict.fromkeys(lines))
+
+
+def _key_of(loc: tuple[int | str, ...], known: Sequence[str]) -> str:
+    """The dotted key of a pydantic location, without the union member or the list index tried."""
+    parts = [str(part) for part in loc]
+    for end in range(1, len(parts)):
+        if ".".join(parts[:end]) in known:
+            return ".".join(parts[:end])
+    return ".".join(parts)
+
+
+def _required(schema: type[Section], keys: list[str]) -> list[str]:
+    fields = dict(known_keys(schema))
+    return [key for key in keys if fields[key].is_required()]

@@ -1,0 +1,221 @@
+"""What a person sees: progress that is true, and a summary to read.
+
+On a terminal one live line; elsewhere (a log, a job) a plain line at most every half minute.
+"""
+
+import logging
+import time
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bar,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bertray.config import EvaluateConfig, ScoreConfig, TrainConfig
+    from bertray.doctor import Finding
+    from bertray.evaluate.run import Evaluation
+    from bertray.score.run import Progress, Summary
+    from bertray.train.run import Event, TrainSummary
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY_S = 30.0
+MOST_LABELS = 12
+
+
+def _facts(title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+class View:
+    """One live line on a terminal, kept up to date by a job; nothing elsewhere."""
+
+    def __init__(self, what: str, *, unit: str) -> None:
+        self.console = Console(stderr=True)
+        self.live = self.console.is_terminal
+        self.bar = Bar(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit + " {task.fields[note]}· elapsed"),
+            TimeElapsedColumn(),
+            TextColumn("· left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.live,
+            transient=True,
+        )
+        self.task = self.bar.add_task(f"{what}: preparing", total=None, note="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def show(self, table: Table) -> None:
+        """Print a summary on stdout, below what the live line leaves."""
+        self.bar.stop()
+        Console().print(table)
+
+
+class TrainView(View):
+    """Steps done of all steps, the loss, and a line for each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__("training", unit="steps")
+        self._num_epochs = 0
+
+    def update(self, event: "Event") -> None:
+        """Show one thing that happened in training."""
+        from bertray.train.run import Epoch, Start, Step
+
+        match event:
+            case Start():
+                self._num_epochs = event.num_epochs
+                logger.info(
+                    "training rows=%d validation_rows=%d labels=%d",
+                    event.num_rows,
+                    event.num_validation_rows,
+                    len(event.labels),
+                )
+            case Step():
+                self.bar.update(
+                    self.task,
+                    description="training",
+                    completed=event.step,
+                    total=event.num_steps,
+                    note=f"· loss {event.loss:.3f} ",
+                )
+            case Epoch():
+                metrics = " ".join(f"{name}={value:.4f}" for name, value in event.metrics.items())
+                logger.info(
+                    "epoch=%d/%d train_loss=%.4f %s tokens_per_s=%.0f",
+                    event.epoch,
+                    self._num_epochs,
+                    event.train_loss,
+                    metrics,
+                    event.num_tokens / event.seconds,
+                )
+
+    def finish(self, summary: "TrainSummary", config: "TrainConfig") -> None:
+        """What the bundle is worth, and where it lies."""
+        table = _facts(f"trained {config.output.path}")
+        if not summary.is_new:
+            table.add_row("trained now", "no: the bundle of this model, data and settings is there")
+        table.add_row("rows", f"{summary.num_rows:,} ({summary.num_validation_rows:,} validation)")
+        if summary.num_rows_left_out:
+            table.add_row("left out, no text", f"{summary.num_rows_left_out:,}")
+        table.add_row("labels", ", ".join(summary.labels[:MOST_LABELS]))
+        table.add_row("best epoch", f"{summary.best_epoch} of {len(summary.epochs)}")
+        for name, value in summary.metrics.items():
+            table.add_row(f"validation {name}", f"{value:.4f}")
+        table.add_row("tokens/s", f"{summary.tokens_per_s:,.0f}")
+        table.add_row("time", _duration(summary.seconds))
+        self.show(table)
+
+
+class ScoreView(View):
+    """Rows done of rows known, rows a second, time left; elsewhere a log line at times."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, unit="rows")
+        self._what = what
+        self._start: tuple[float, int] | None = None
+        self._said = time.monotonic()
+
+    def update(self, progress: "Progress") -> None:
+        """Show how far the run is."""
+        now = time.monotonic()
+        if self._start is None:
+            self._start = now, progress.num_rows_done
+        began, rows_then = self._start
+        rate = (progress.num_rows_done - rows_then) / (now - began) if now > began else 0.0
+        self.bar.update(
+            self.task,
+            description=self._what,
+            completed=progress.num_rows_done,
+            total=progress.num_rows,
+            note=f"· {rate:,.0f} rows/s " if rate else "",
+        )
+        if not self.live and now - self._said >= LOG_EVERY_S:
+            self._said = now
+            logger.info(
+                "%s rows=%d/%d splits=%d/%d rows_per_s=%.0f",
+                self._what,
+                progress.num_rows_done,
+                progress.num_rows,
+                progress.num_splits_done,
+                progress.num_splits,
+                rate,
+            )
+
+    def finish_score(self, summary: "Summary", config: "ScoreConfig") -> None:
+        """What stands in the output folder, and what this run did for it."""
+        table = _facts(f"scored into {config.output.path}")
+        table.add_row("rows", f"{summary.num_rows:,}")
+        if summary.num_rows_scored:
+            table.add_row("of these scored now", f"{summary.num_rows_scored:,}")
+            table.add_row("rows/s", f"{summary.num_rows_scored / summary.seconds:,.0f}")
+            table.add_row("tokens/s", f"{summary.num_tokens / summary.seconds:,.0f}")
+            table.add_row("time", _duration(summary.seconds))
+        else:
+            table.add_row("of these scored now", "none: every shard was done already")
+        for label, count in summary.label_counts.most_common(MOST_LABELS):
+            table.add_row(f"labelled {label}", f"{count:,}")
+        rest = len(summary.label_counts) - MOST_LABELS
+        if rest > 0:
+            table.add_row("labelled otherwise", f"{rest} more labels")
+        for status, count in summary.status_counts.items():
+            if status != "ok":
+                table.add_row(f"not scored: {status}", f"{count:,}")
+        self.show(table)
+        for shard in summary.quarantined:
+            self.console.print(f"quarantined: {shard['shard']}: {shard['reason']}", style="red")
+
+    def finish_evaluate(self, result: "Evaluation", config: "EvaluateConfig") -> None:
+        """The metrics, and where they were written."""
+        table = _facts(f"evaluated {config.model.path} on {config.data.path}")
+        table.add_row("rows", f"{result.num_rows:,}")
+        for reason, count in result.left_out.items():
+            table.add_row(f"left out: {reason}", f"{count:,}")
+        for name, value in result.metrics.items():
+            table.add_row(name, f"{value:.4f}")
+        table.add_row("written to", config.output.path)
+        self.show(table)
+
+
+def show_findings(findings: "Iterable[Finding]") -> bool:
+    """Print each finding as it comes; False if one of them would fail a job."""
+    console = Console()
+    fine = True
+    for finding in findings:
+        fine = fine and finding.ok
+        mark, style = ("ok", "green") if finding.ok else ("!!", "bold red")
+        console.print(f"{mark}  {finding.what}: {finding.found}", style=style, highlight=False)
+        if finding.advice:
+            console.print(f"    {finding.advice}", highlight=False)
+    return fine

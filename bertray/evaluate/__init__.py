@@ -1,0 +1,1 @@
+"""Evaluation: labelled Parquet and a bundle in, metrics out."""

@@ -1,0 +1,212 @@
+"""The evaluation job: labelled shards through the scoring pipeline, then metrics.
+
+bertray evaluate configs/demo/evaluate.yaml
+ray job submit -- python jobs/evaluate.py configs/demo/evaluate.yaml
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bertray import cluster, storage
+from bertray.config import EvaluateConfig, dump_config
+from bertray.errors import DataError, ModelError
+from bertray.evaluate.metrics import classification_metrics
+from bertray.model.bundle import Bundle, load_model, open_bundle
+from bertray.schema import OK, check_label_column, scored_column_names
+from bertray.score.plan import Plan, plan_splits
+from bertray.score.pool import plan_pool
+from bertray.score.run import Progress, classified
+from bertray.score.source import Reading, fault_of, split_of
+
+# Evaluation never writes rows, so no column of the input can clash with the scored ones.
+PREFIX = "bertray_"
+SPLIT_ROWS = 8192  # only spreads the work: nothing is written per split
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on labelled rows.
+
+    Attributes:
+        num_rows: rows read.
+        num_rows_evaluated: of these, rows with a text and a label.
+        metrics: by name, as in metrics.json.
+        left_out: rows without a prediction, by reason.
+    """
+
+    num_rows: int
+    num_rows_evaluated: int
+    metrics: dict[str, float]
+    left_out: dict[str, int]
+
+
+def evaluate(
+    config: EvaluateConfig, *, on_progress: Callable[[Progress], None] = lambda progress: None
+) -> Evaluation:
+    """Classify the labelled rows and compare; writes metrics.json and report.md.
+
+    Raises:
+        UserError: the config, the model or the data cannot be used; found before a cluster starts,
+            but for labels that the model does not know.
+    """
+    bundle, plan, reading = prepare(config)
+    tables = predict(config, bundle, plan, reading, on_progress)
+    result = measure(pa.concat_tables(tables), bundle, label=config.data.label)
+    write(config, bundle, result)
+    return result
+
+
+def prepare(config: EvaluateConfig) -> tuple[Bundle, Plan, Reading]:
+    """Look at everything that can be wrong, without a cluster."""
+    data = config.data
+    reading = Reading(data.text, data.text_pair, (data.label,), PREFIX, section="data")
+
+    def check(schema: pa.Schema, where: str) -> None:
+        reading.check(schema, where)
+        check_label_column(schema, data.label, where=where, key="data.label")
+
+    plan = plan_splits(
+        storage.absolute(data.path), check_schema=check, max_split_rows=SPLIT_ROWS, key="data.path"
+    )
+    if plan.bad_shards:
+        bad = plan.bad_shards[0]
+        raise DataError(
+            f"data.path={data.path}: {len(plan.bad_shards)} shards cannot be read; the first, "
+            f"{bad.shard}: {bad.reason}"
+        )
+    if not plan.num_rows:
+        raise DataError(f"data.path={data.path}: no rows in there to evaluate on")
+    bundle = open_bundle(config.model.path)
+    if bundle.task != "single_label":
+        raise ModelError(
+            f"model.path={config.model.path}: a {bundle.task} model; "
+            "evaluation takes single-label models"
+        )
+    load_model(bundle)
+    return bundle, plan, reading
+
+
+def predict(
+    config: EvaluateConfig,
+    bundle: Bundle,
+    plan: Plan,
+    reading: Reading,
+    on_progress: Callable[[Progress], None],
+) -> Iterator[pa.Table]:
+    """The label column and the predictions of each split, as they come."""
+    resources = cluster.connect()
+    splits = [split for split in plan.splits if split.num_rows]
+    pool = plan_pool(
+        config.pool,
+        num_cpus=resources.num_cpus,
+        num_gpus=resources.num_gpus,
+        num_splits=len(splits),
+    )
+    dataset = classified(splits, bundle=bundle, model=config.model, reading=reading, pool=pool)
+    blocks = cast(
+        Iterator[pa.Table], iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+    )
+    done = 0
+    for count, block in enumerate(cluster.unwrapped(blocks), start=1):
+        fault = fault_of(block)
+        if fault is not None:
+            raise DataError(f"data.path={config.data.path}: {split_of(block).shard}: {fault}")
+        done += block.num_rows
+        on_progress(Progress(done, plan.num_rows, count, len(splits)))
+        yield block.replace_schema_metadata(None)
+
+
+def measure(table: pa.Table, bundle: Bundle, *, label: str) -> Evaluation:
+    """Metrics of predicted rows.
+
+    Args:
+        table: the label column and the scored columns under `PREFIX`.
+        bundle: whose labels they are.
+        label: the column of the true labels.
+
+    Raises:
+        DataError: a label that the model does not know, or no row to measure on.
+    """
+    _, _, probabilities, status = (table.column(name) for name in scored_column_names(PREFIX))
+    labels = table.column(label)
+    present = pc.and_(pc.equal(status, OK), labels.is_valid())
+    left_out = Counter(status.filter(pc.not_equal(status, OK)).to_pylist())
+    left_out["null label"] = pc.sum(pc.and_(pc.equal(status, OK), labels.is_null())).as_py()
+    kept = probabilities.filter(present).combine_chunks()
+    if not len(kept):
+        raise DataError(f"no row has both a text and a label in column {label!r}")
+    return Evaluation(
+        num_rows=table.num_rows,
+        num_rows_evaluated=len(kept),
+        metrics=classification_metrics(
+            kept.flatten().to_numpy().reshape(len(kept), len(bundle.labels)),
+            label_ids(labels.filter(present), bundle.labels),
+        ),
+        left_out={reason: count for reason, count in left_out.items() if count},
+    )
+
+
+def label_ids(labels: pa.ChunkedArray, names: tuple[str, ...]) -> np.ndarray:
+    """Positions of true labels among the model's; integers that are no names count as ids.
+
+    Raises:
+        DataError: a label that the model does not know.
+    """
+    text = labels.cast(pa.string())
+    ids = pc.index_in(text, value_set=pa.array(names))
+    if (
+        ids.null_count
+        and pa.types.is_integer(labels.type)
+        and not set(names) & set(text.unique().to_pylist())
+    ):
+        in_range = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, len(names)))
+        ids = pc.if_else(in_range, labels.cast(pa.int64()), None)
+    if ids.null_count:
+        unknown = text.filter(ids.is_null()).unique().to_pylist()
+        raise DataError(
+            f"data.label: {len(unknown)} labels that the model does not know, such as "
+            f"{unknown[0]!r}; it knows {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+        )
+    return np.asarray(ids.to_numpy())
+
+
+def write(config: EvaluateConfig, bundle: Bundle, result: Evaluation) -> None:
+    """Put metrics.json, report.md and the resolved config below ``output.path``."""
+    output = config.output.path
+    document = {
+        "model": bundle.source,
+        "model_digest": bundle.digest,
+        "data": config.data.path,
+        "rows": result.num_rows,
+        "rows_evaluated": result.num_rows_evaluated,
+        "left_out": result.left_out,
+        "metrics": result.metrics,
+    }
+    storage.put_json(storage.join(output, "metrics.json"), document, overwrite=True)
+    report = to_markdown(config, bundle, result)
+    storage.put_bytes(storage.join(output, "report.md"), report.encode(), overwrite=True)
+    resolved = dump_config(config).encode()
+    storage.put_bytes(storage.join(output, "config.yaml"), resolved, overwrite=True)
+
+
+def to_markdown(config: EvaluateConfig, bundle: Bundle, result: Evaluation) -> str:
+    """The report for a person."""
+    lines = [
+        f"# {bundle.source} on {config.data.path}",
+        "",
+        f"{result.num_rows_evaluated:,} of {result.num_rows:,} rows evaluated; "
+        f"model digest {bundle.digest[:12]}.",
+        *(f"- left out, {reason}: {count:,}" for reason, count in result.left_out.items()),
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *(f"| {name} | {value:.4f} |" for name, value in result.metrics.items()),
+        "",
+    ]
+    return "\n".join(lines)

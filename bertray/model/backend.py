@@ -1,0 +1,90 @@
+"""What computes a forward pass by torch: a batch of token ids in, logits out.
+
+# B = rows in the micro-batch, C = labels
+"""
+
+import logging
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertray.model.bundle import Bundle, load_model
+from bertray.model.layer import attend_varlen
+from bertray.model.packed import PackedModel, agree, check_rows, pack, plain_logits
+from bertray.text.ragged import Encoded
+
+logger = logging.getLogger(__name__)
+
+Device = Literal["cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+
+# Two ways to compute attention in two-byte floats may differ by so much of the largest logit.
+LOW_PRECISION_TOLERANCE = 0.05
+
+
+class TorchBackend:
+    """The model in torch: without padding where its family allows, else as Hugging Face runs it.
+
+    Args:
+        bundle: the model.
+        device: where it runs.
+        dtype: number type of weights and activations; logits come back in float32.
+        pad_token_id: fills the shorter rows of a padded batch; masked, so it changes nothing.
+    """
+
+    rows_touch = False
+
+    def __init__(self, bundle: Bundle, *, device: Device, dtype: Dtype, pad_token_id: int) -> None:
+        self._device = torch.device(device)
+        self._pad_token_id = pad_token_id
+        number_type: torch.dtype = getattr(torch, dtype)
+        model = load_model(bundle)
+        packed = pack(model)
+        if packed is None:
+            self._plain = model.to(self._device, dtype=number_type)  # type: ignore[arg-type]
+        else:
+            rows = check_rows(model)
+            packed = packed.lower(number_type).to(self._device)
+            if device == "cuda" and dtype != "float32":
+                _use_varlen(packed, rows)
+        self._packed = packed
+
+    @property
+    def pads(self) -> bool:
+        """Whether rows are padded to the longest of their batch."""
+        return self._packed is None
+
+    def __call__(self, encoded: Encoded, rows: np.ndarray) -> Tensor:
+        """Logits of some rows.
+
+        Args:
+            encoded: the tokens of all rows.
+            rows: indices of the B rows wanted.
+
+        Returns:
+            float32 of shape (B, C), in the order of ``rows``. On CUDA it may still be under way.
+        """
+        if self._packed is None:
+            return plain_logits(self._plain, encoded, rows, pad_token_id=self._pad_token_id)
+        with torch.inference_mode():
+            return self._packed.run(encoded, rows, device=self._device)
+
+
+def _use_varlen(packed: PackedModel, encoded: Encoded) -> None:
+    """Let the model take the one-kernel attention, if this torch and this card have it right."""
+    rows, device = np.arange(len(encoded)), torch.device("cuda")
+    with torch.inference_mode():
+        wanted = packed.run(encoded, rows, device=device)
+        slow = packed.attend
+        packed.attend = attend_varlen
+        try:
+            found = packed.run(encoded, rows, device=device)
+        except (ImportError, RuntimeError, ValueError) as error:
+            logger.warning("no variable-length attention here (%s); the slower one is used", error)
+            packed.attend = slow
+            return
+    if not agree(found, wanted, tolerance=LOW_PRECISION_TOLERANCE):
+        logger.warning("variable-length attention gives other numbers here; the slower one is used")
+        packed.attend = slow

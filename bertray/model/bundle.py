@@ -1,0 +1,382 @@
+"""The model folder: a Hugging Face sequence-classification folder, and ``bertray.json`` beside it.
+
+A bundle is what training writes and scoring reads. Any Hugging Face sequence-classification folder
+or hub id is read as one too: without ``bertray.json`` its own config says the labels.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from bertray import __version__, storage
+from bertray.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "bertray.json"
+FORMAT_VERSION = 1
+LONGEST = 512  # for models that name no limit of their own
+
+# What makes up a model; optimizer states, logs and pictures beside it do not.
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+PICKLED_WEIGHTS = "pytorch_model*.bin"
+
+Task = Literal["single_label", "multi_label", "regression"]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model folder on local disk, looked into but not loaded.
+
+    Attributes:
+        source: what the user called it.
+        location: the same, as any process of the cluster can use it: local paths made absolute.
+        folder: where its files lie; a copy in the local cache if they had to be converted.
+        labels: label names in label-id order.
+        task: how the logits are read.
+        max_length: tokens a row is cut to unless a setting says otherwise.
+        digest: sha256 over the names and contents of the model's files.
+    """
+
+    source: str
+    location: str
+    folder: Path
+    labels: tuple[str, ...]
+    task: Task
+    max_length: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``bertray.json``: what the Hugging Face files do not say.
+
+    Attributes:
+        labels: label names in label-id order.
+        task: how the logits are read.
+        max_length: tokens a row was cut to in training.
+        base: what was fine-tuned.
+        metrics: of the validation rows, at the epoch that was kept.
+        lineage: digests of the training data and settings.
+        versions: of the packages that trained it.
+        created: UTC time, ISO 8601.
+    """
+
+    labels: list[str]
+    task: Task
+    max_length: int
+    base: str
+    metrics: dict[str, float]
+    lineage: dict[str, str]
+    versions: dict[str, str]
+    created: str
+    format_version: int = FORMAT_VERSION
+
+
+def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
+    """Find a model and look into it.
+
+    Args:
+        source: a folder, a URI (copied to the local cache), or a hub id.
+        key: the setting that named it, for messages.
+
+    Raises:
+        ModelError: there is no such model, or it is no sequence-classification model.
+    """
+    folder = fetch(source, key=key)
+    location = str(folder) if Path(source).expanduser().exists() else source
+    digest = digest_of(folder)
+    folder = with_safetensors(folder, digest, source=source)
+    config = read_config(folder, source=source, key=key)
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        raise ModelError(
+            f"{key}={source}: a {'/'.join(config.architectures or ['model'])} has no "
+            "classification head; fine-tune it first with `bertray train model.base=...`"
+        )
+    manifest = read_manifest(str(folder))
+    if manifest is not None:
+        labels, task, max_length = tuple(manifest.labels), manifest.task, manifest.max_length
+    else:
+        names: Mapping[int, str] = config.id2label or {}
+        labels = tuple(names.get(index, f"LABEL_{index}") for index in range(config.num_labels))
+        task = _task_of(config)
+        max_length = longest_input(config, load_tokenizer(folder, key=key))
+    return Bundle(source, location, folder, labels, task, max_length, digest)
+
+
+def fetch(source: str, *, key: str) -> Path:
+    """A local folder that holds the model named ``source``.
+
+    Raises:
+        ModelError: it is neither a folder nor a reachable URI nor a known hub id.
+    """
+    if "://" in source:
+        return _fetch_uri(source, key=key)
+    path = Path(source).expanduser()
+    if (path / "config.json").is_file():
+        return path.absolute()
+    if path.exists():
+        raise ModelError(f"{key}={source}: no config.json in there, so it is no model folder")
+    try:
+        patterns = [*MODEL_FILES, PICKLED_WEIGHTS]
+        if _hub_has_safetensors(source):
+            patterns.remove(PICKLED_WEIGHTS)
+        return Path(snapshot_download(source, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise ModelError(f"{key}={source}: no such folder, and not a hub id") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{key}={source}: no such folder, and the hub does not give it: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over the names and contents of the files that make up a model.
+
+    A name that starts with ``_`` is no part of it.
+    """
+    patterns = [*MODEL_FILES]
+    if not any(folder.glob("*.safetensors")):
+        patterns.append(PICKLED_WEIGHTS)
+    whole = hashlib.sha256()
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    for path in sorted(path for path in found if not path.name.startswith("_")):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{path.name} {content}\n".encode())
+    return whole.hexdigest()
+
+
+def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model in evaluation mode, on the CPU.
+
+    Raises:
+        ModelError: the weights lack a part, such as the head, or do not fit the config.
+    """
+    with quiet():
+        try:
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                bundle.folder, dtype=dtype, output_loading_info=True, use_safetensors=True
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{bundle.source}: the weights cannot be loaded: {error}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{bundle.source}: the weights lack {', '.join(missing[:4])}"
+            f"{' and more' if len(missing) > 4 else ''}; this is no fine-tuned classifier: "
+            "fine-tune it first with `bertray train model.base=...`"
+        )
+    return cast(PreTrainedModel, model.eval())
+
+
+def load_tokenizer(folder: Path, *, key: str = "model.path") -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder.
+
+    Raises:
+        ModelError: its files are missing or broken.
+    """
+    try:
+        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{key}={folder}: no tokenizer can be loaded: {error}") from error
+
+
+def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens the model takes at most; 512 where neither config nor tokenizer says.
+
+    RoBERTa-like models count positions from ``padding_idx + 1``, so that many are never used.
+    """
+    limits = [longest] if (longest := num_positions(config)) else []
+    if tokenizer.model_max_length < 1_000_000:  # an unset limit is 1e30
+        limits.append(int(tokenizer.model_max_length))
+    return min(limits) if limits else LONGEST
+
+
+def num_positions(config: PretrainedConfig) -> int | None:
+    """Tokens beyond which the model has no position embedding; None if it needs none."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not positions or getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return None
+    offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
+    return int(positions) - offset
+
+
+_OFFSET_POSITIONS = frozenset(
+    {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "ernie_m"}
+)
+
+
+def save_bundle(
+    folder: Path,
+    *,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    manifest: Manifest,
+) -> None:
+    """Write a bundle into an existing local folder: safetensors, tokenizer, ``bertray.json``."""
+    model.config.id2label = dict(enumerate(manifest.labels))
+    model.config.label2id = {label: index for index, label in enumerate(manifest.labels)}
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions that a bundle remembers."""
+    from importlib.metadata import version
+
+    others = ("ray", "torch", "transformers", "pyarrow")
+    return {"bertray": __version__, **{name: version(name) for name in others}}
+
+
+def read_config(folder: Path, *, source: str, key: str) -> PretrainedConfig:
+    """The Hugging Face config of a model folder.
+
+    Raises:
+        ModelError: it is broken, or of a family that transformers does not know.
+    """
+    with quiet():
+        try:
+            return cast(PretrainedConfig, AutoConfig.from_pretrained(folder))
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{key}={source}: config.json cannot be used: {error}") from error
+
+
+def read_manifest(bundle: str) -> Manifest | None:
+    """``bertray.json`` of a folder or URI, or None if there is none.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    uri = storage.join(bundle, MANIFEST)
+    data = storage.get_bytes(uri)
+    if data is None:
+        return None
+    try:
+        return Manifest(**json.loads(data))
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{uri}: cannot be read: {error}; train the bundle anew") from error
+
+
+def _task_of(config: PretrainedConfig) -> Task:
+    if config.problem_type == "multi_label_classification":
+        return "multi_label"
+    if config.problem_type == "regression" or config.num_labels == 1:
+        return "regression"
+    return "single_label"
+
+
+def _fetch_uri(uri: str, *, key: str) -> Path:
+    """A copy in the local cache, named by the listing, so that a changed model is fetched anew."""
+    _, files = storage.list_files(uri, suffix="")
+    if not any(file.path == "config.json" for file in files):
+        raise ModelError(f"{key}={uri}: no config.json in there, so it is no model folder")
+    listing = hashlib.sha256(repr((uri, files)).encode()).hexdigest()
+    target = _cache_folder() / "fetched" / listing
+    if not target.is_dir():
+        with _filling(target) as folder:
+            storage.download(uri, folder)
+    return target
+
+
+def with_safetensors(folder: Path, digest: str, *, source: str) -> Path:
+    """The folder itself, or a cached copy whose pickled weights were converted.
+
+    Only plain tensors are unpickled (``weights_only``), so no code in the file can run.
+    """
+    pickled = sorted(folder.glob(PICKLED_WEIGHTS))
+    if any(folder.glob("*.safetensors")):
+        return folder
+    if not pickled:
+        raise ModelError(f"{source}: no weights (*.safetensors or {PICKLED_WEIGHTS}) in there")
+    target = _cache_folder() / "converted" / digest
+    if target.is_dir():
+        return target
+    weights: dict[str, torch.Tensor] = {}
+    for path in pickled:
+        try:
+            weights |= torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ModelError(
+                f"{path}: these weights are pickled and hold more than tensors, so loading them "
+                "could run code; convert them to safetensors where you trust them"
+            ) from error
+    logger.info("converting pickled weights source=%s target=%s", source, target)
+    with _filling(target) as copy:
+        for path in (path for pattern in MODEL_FILES for path in folder.glob(pattern)):
+            shutil.copy2(path, copy)
+        tensors = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
+        save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+@contextmanager
+def _filling(target: Path) -> Any:
+    """A folder to fill that takes its name once it is complete; the first of two fillers wins."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=".filling-"))
+    try:
+        yield folder
+        try:
+            folder.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cache_folder() -> Path:
+    """Where the platform keeps caches (XDG base directory specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertray"
+
+
+def _hub_has_safetensors(name: str) -> bool:
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        return any(file.endswith(".safetensors") for file in list_repo_files(name))
+    except (OfflineModeIsEnabled, HfHubHTTPError, OSError):
+        return False  # offline: snapshot_download takes what the hub's own cache holds
+
+
+@contextmanager
+def quiet() -> Any:
+    """Hold back transformers' load reports and progress bars: our errors say what matters."""
+    level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()

@@ -1,0 +1,242 @@
+"""Texts in, probabilities out, in input order. No Ray in here.
+
+# N = rows, C = labels
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from bertray.errors import ConfigError, ModelError
+from bertray.model.backend import Device, Dtype, TorchBackend
+from bertray.model.bundle import Bundle, Task, load_tokenizer
+from bertray.model.forward import Backend, run_batches
+from bertray.model.packed import is_packable
+from bertray.schema import EMPTY_TEXT, NOT_FINITE, NULL_TEXT, OK, Predictions
+from bertray.text.columns import Texts, as_column, distinct, is_blank, is_null, not_utf8
+from bertray.text.encoding import Encoder
+
+logger = logging.getLogger(__name__)
+
+BackendName = Literal["torch", "onnx"]
+
+NOT_UTF8 = "the text is not valid UTF-8"
+
+# Where the matrix multiplications of an encoder are near their best rate and padding is small.
+DEFAULT_BATCH_TOKENS: dict[Device, int] = {"cpu": 1024, "cuda": 32_768}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """All that decides an engine's output, beside the model itself. Small, plain and picklable.
+
+    Attributes:
+        max_length: tokens a row is cut to.
+        device: where the model runs.
+        dtype: number type of the forward pass.
+        max_batch_tokens: rows x longest row of one forward pass; a longer row goes alone.
+        backend: what computes it.
+    """
+
+    max_length: int
+    device: Device
+    dtype: Dtype
+    max_batch_tokens: int
+    backend: BackendName = "torch"
+
+
+@dataclass
+class EngineStats:
+    """What an engine has done since it was made; seconds are wall clock.
+
+    Attributes:
+        num_rows: rows asked for.
+        num_distinct: of them, those computed: repeats and rows without a text are not.
+        num_tokens: of the rows computed.
+        num_padded_tokens: what the device computed, padding included.
+        num_batches: forward passes.
+        num_halvings: times that the token budget was halved because memory ran out. Another budget
+            may change the last bits of a probability.
+        seconds: spent on tokenizing and on computing.
+    """
+
+    num_rows: int = 0
+    num_distinct: int = 0
+    num_tokens: int = 0
+    num_padded_tokens: int = 0
+    num_batches: int = 0
+    num_halvings: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"tokenize": 0.0, "compute": 0.0})
+
+
+def resolve_settings(
+    bundle: Bundle,
+    *,
+    device: Device,
+    max_length: int | None = None,
+    dtype: str = "auto",
+    max_batch_tokens: int | None = None,
+    backend: str = "auto",
+) -> EngineSettings:
+    """Fill in what was left to us, from the model, the device class and what is installed here.
+
+    To be called once, on the driver: the result travels, so that all workers compute the same.
+
+    Raises:
+        ConfigError: the backend does not take this model, device or number type.
+    """
+    if backend == "auto":
+        backend = "onnx" if dtype == "int8" else "torch"
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" else "float32"
+    if backend == "onnx" and not is_packable(bundle.folder):
+        raise ConfigError(
+            f"model.backend=onnx does not know the kind of {bundle.source}; set torch"
+        )
+    if backend == "onnx" and (device != "cpu" or dtype not in ("float32", "int8")):
+        raise ConfigError(
+            f"model.backend=onnx computes float32 or int8 on CPUs, not {dtype} on {device}; "
+            "set model.backend=torch"
+        )
+    if backend == "torch" and dtype == "int8":
+        raise ConfigError(
+            "model.dtype=int8 needs model.backend=onnx, on CPUs; set another model.dtype"
+        )
+    return EngineSettings(
+        max_length=max_length or bundle.max_length,
+        device=device,
+        dtype=dtype,  # type: ignore[arg-type]
+        max_batch_tokens=max_batch_tokens or DEFAULT_BATCH_TOKENS[device],
+        backend=backend,  # type: ignore[arg-type]
+    )
+
+
+class Engine:
+    """A loaded model that labels texts.
+
+    Args:
+        bundle: the model.
+        settings: from `resolve_settings`.
+        num_threads: cores to compute on; what torch is set to by default.
+    """
+
+    def __init__(
+        self, bundle: Bundle, settings: EngineSettings, *, num_threads: int | None = None
+    ) -> None:
+        num_threads = num_threads or torch.get_num_threads()
+        tokenizer = load_tokenizer(bundle.folder)
+        self._encoder = Encoder(tokenizer, max_length=settings.max_length, parallel=num_threads > 1)
+        self._backend = _load_backend(
+            bundle, settings, pad_token_id=tokenizer.pad_token_id or 0, num_threads=num_threads
+        )
+        self._max_batch_tokens = settings.max_batch_tokens
+        self._task = bundle.task
+        self._num_labels = len(bundle.labels)
+        self._probe = self._encoder(["a"])
+        self.stats = EngineStats()
+
+    def predict(self, texts: Texts, pairs: Texts | None = None) -> Predictions:
+        """Classify N texts, or N pairs of texts.
+
+        Args:
+            texts: an Arrow column of any text type, or a sequence.
+            pairs: as many.
+
+        Returns:
+            The predictions in input order. A row that is null, empty or blank, is not UTF-8, or
+            breaks the model has none, but a status that says so.
+        """
+        start = time.perf_counter()
+        columns = [as_column(column) for column in (texts, pairs) if column is not None]
+        num_rows = len(columns[0])
+        status = np.full(num_rows, OK, dtype=object)
+        for column in reversed(columns):
+            for find, reason in (
+                (is_blank, EMPTY_TEXT),
+                (is_null, NULL_TEXT),
+                (not_utf8, NOT_UTF8),
+            ):
+                status[find(column)] = reason
+        probabilities = np.full((num_rows, self._num_labels), np.nan, np.float32)
+        present = np.flatnonzero(status == OK)
+        if len(present):
+            if len(present) < num_rows:
+                columns = [column.take(present) for column in columns]
+            rows, twins = distinct(columns)
+            self.stats.seconds["tokenize"] += time.perf_counter() - start
+            computed, reasons = self._compute(rows)
+            probabilities[present] = computed[twins]
+            status[present] = reasons[twins]
+        self.stats.num_rows += num_rows
+        return Predictions(probabilities, tuple(status))
+
+    def _compute(self, columns: list[pa.Array]) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of shape (N, C) and status of shape (N,) of rows that hold text."""
+        start = time.perf_counter()
+        encoded = self._encoder(*columns)
+        encoded_at = time.perf_counter()
+        outcome = run_batches(
+            self._backend,
+            encoded,
+            max_tokens=self._max_batch_tokens,
+            num_labels=self._num_labels,
+            probe=self._probe,
+        )
+        probabilities = to_probabilities(outcome.logits, task=self._task)
+        status = np.full(len(encoded), OK, dtype=object)
+        status[~np.isfinite(probabilities).all(axis=1)] = NOT_FINITE
+        for row, reason in outcome.failures.items():
+            status[row] = reason
+        probabilities[status != OK] = np.nan
+        stats = self.stats
+        stats.num_halvings += outcome.num_halvings
+        self._max_batch_tokens = outcome.max_tokens  # remembered: the next rows are no smaller
+        stats.num_distinct += len(encoded)
+        stats.num_tokens += int(encoded.offsets[-1])
+        stats.num_padded_tokens += outcome.num_padded_tokens
+        stats.num_batches += outcome.num_batches
+        stats.seconds["tokenize"] += encoded_at - start
+        stats.seconds["compute"] += time.perf_counter() - encoded_at
+        return probabilities, status
+
+
+def to_probabilities(logits: np.ndarray, *, task: Task) -> np.ndarray:
+    """Softmax over the labels; for independent labels the logistic function of each.
+
+    Args:
+        logits: float32 of shape (N, C).
+        task: how the logits are read.
+
+    Returns:
+        float32 of shape (N, C).
+    """
+    tensor = torch.from_numpy(logits)
+    result = tensor.sigmoid() if task == "multi_label" else tensor.softmax(dim=-1)
+    return np.asarray(result.numpy())
+
+
+def _load_backend(
+    bundle: Bundle, settings: EngineSettings, *, pad_token_id: int, num_threads: int
+) -> Backend:
+    if settings.backend == "onnx":
+        try:
+            from bertray.model.onnx import OnnxBackend
+        except ImportError as error:
+            raise ModelError(
+                f"model.backend=onnx: {error}; install bertray[onnx] on all nodes, or set "
+                "model.backend=torch and another model.dtype than int8"
+            ) from error
+        return OnnxBackend(
+            bundle,
+            precision="int8" if settings.dtype == "int8" else "float32",
+            pad_token_id=pad_token_id,
+            num_threads=num_threads,
+        )
+    return TorchBackend(
+        bundle, device=settings.device, dtype=settings.dtype, pad_token_id=pad_token_id
+    )

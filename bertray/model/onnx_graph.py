@@ -1,0 +1,178 @@
+"""A `PackedModel` as an ONNX graph, in the fused operations that ONNX Runtime has for encoders.
+
+The graph is written node by node instead of exported and then optimised, so that nothing hangs on
+how an exporter traces a model or on which patterns an optimiser knows.
+(https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md)
+
+# B = rows in the micro-batch, L = longest of them, H = hidden size, C = labels
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from bertray.model.layer import Layer
+from bertray.model.packed import PackedModel
+
+Precision = Literal["float32", "int8"]
+
+GRAPH_VERSION = 1  # to be raised with any change here: graphs are cached
+OUTPUT = "logits"
+OPSET = 18
+IR_VERSION = 9
+# Weights take 7 of their 8 bits: the 16-bit sums of CPUs without VNNI overflow on more.
+LARGEST_WEIGHT = 63
+
+
+def write_graph(packed: PackedModel, path: Path, *, precision: Precision) -> None:
+    """Write the graph to ``path``, its weights in a file beside it.
+
+    Inputs are int32: ``input_ids``, ``position_ids`` and, if the model has segments,
+    ``token_type_ids`` of shape (B, L), and ``lengths`` of shape (B,). The output ``logits`` is
+    float32 of shape (B, C).
+    """
+    graph = _Graph(precision)
+    _write(graph, packed)
+    names = ["input_ids", "position_ids"]
+    if packed.token_types is not None:
+        names.append("token_type_ids")
+    integer = TensorProto.INT32
+    inputs = [helper.make_tensor_value_info(name, integer, ["B", "L"]) for name in names]
+    inputs.append(helper.make_tensor_value_info("lengths", integer, ["B"]))
+    outputs = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["B", "C"])]
+    model = helper.make_model(
+        helper.make_graph(graph.nodes, "encoder", inputs, outputs, list(graph.weights.values())),
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=IR_VERSION,
+    )
+    # Beside it, because a graph of over 2 GB cannot be read.
+    onnx.save_model(model, path, save_as_external_data=True, location=f"{path.name}.weights")
+
+
+class _Graph:
+    """Nodes and weights as they come. Its methods return the name of what they compute."""
+
+    def __init__(self, precision: Precision) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[tuple[Any, ...], onnx.TensorProto] = {}
+        self._precision = precision
+
+    def node(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        name = name or f"{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [name], **attributes))
+        return name
+
+    def fused(self, op: str, *inputs: str, **attributes: Any) -> str:
+        return self.node(op, *inputs, domain="com.microsoft", **attributes)
+
+    def weight(self, values: Tensor, make: Callable[[Tensor], Tensor] | None = None) -> str:
+        """What ``make`` makes of a parameter; of one met before, as in ALBERT, the same again."""
+        key = (values.data_ptr(), values.shape, make)
+        if key not in self.weights:
+            made = (values if make is None else make(values)).detach().numpy()
+            name = f"weight_{len(self.weights)}"
+            self.weights[key] = numpy_helper.from_array(np.ascontiguousarray(made), name)
+        return self.weights[key].name
+
+    def numbers(self, *values: int) -> str:
+        if values not in self.weights:
+            array = np.array(values, np.int64)
+            self.weights[values] = numpy_helper.from_array(array, f"weight_{len(self.weights)}")
+        return self.weights[values].name
+
+    def product(self, x: str, weight: Tensor, *, exact: bool = False) -> str:
+        """``x @ weight.T``, in 8 bits unless ``exact``."""
+        if exact or self._precision == "float32":
+            return self.node("MatMul", x, self.weight(weight, _transposed))
+        rounded, scales = self.weight(weight, _rounded), self.weight(weight, _scales)
+        return self.fused("DynamicQuantizeMatMul", x, rounded, scales)
+
+    def linear(self, x: str, layer: Any, *, name: str = "") -> str:
+        """A `torch.nn.Linear`, never in 8 bits."""
+        product = self.product(x, layer.weight, exact=True)
+        return self.node("Add", product, self.weight(layer.bias), name=name)
+
+    def normalised_sum(self, x: str, bias: Tensor, residual: str, norm: Any) -> str:
+        """``norm(x + bias + residual)``."""
+        parts = (self.weight(part) for part in (norm.weight, norm.bias, bias))
+        return self.fused("SkipLayerNormalization", x, residual, *parts, epsilon=norm.eps)
+
+    def activated(self, x: str, bias: Tensor, activation: nn.Module) -> str:
+        """``activation(x + bias)``."""
+        if isinstance(activation, nn.GELU):
+            gelu = "BiasGelu" if activation.approximate == "none" else "FastGelu"
+            return self.fused(gelu, x, self.weight(bias))
+        return self.plainly_activated(self.node("Add", x, self.weight(bias)), activation)
+
+    def plainly_activated(self, x: str, activation: nn.Module) -> str:
+        if isinstance(activation, nn.ReLU):
+            return self.node("Relu", x)
+        if isinstance(activation, nn.Tanh):
+            return self.node("Tanh", x)
+        gelu = isinstance(activation, nn.GELU) and activation.approximate == "none"
+        return self.fused("Gelu" if gelu else "FastGelu", x)
+
+
+def _write(graph: _Graph, packed: Any) -> None:
+    x = graph.node("Gather", graph.weight(packed.words.weight), "input_ids")
+    if packed.token_types is not None:
+        kinds = graph.node("Gather", graph.weight(packed.token_types.weight), "token_type_ids")
+        x = graph.node("Add", x, kinds)
+    positions = graph.node("Gather", graph.weight(packed.positions.weight), "position_ids")
+    norm = packed.norm
+    x = graph.node(
+        "LayerNormalization",
+        graph.node("Add", x, positions),
+        *(graph.weight(part) for part in (norm.weight, norm.bias)),
+        epsilon=norm.eps,
+    )
+    if packed.projection is not None:
+        x = graph.linear(x, packed.projection)
+    for layer in packed.layers[:-1]:
+        x = _write_layer(graph, layer, x)
+    x = _write_layer(graph, packed.layers[-1], x, first_only=True)
+    dense, activation, out = packed.head
+    x = graph.linear(graph.node("Squeeze", x, graph.numbers(1)), dense)
+    graph.linear(graph.plainly_activated(x, activation), out, name=OUTPUT)
+
+
+def _write_layer(graph: _Graph, layer: Layer, x: str, *, first_only: bool = False) -> str:
+    """The layer's tokens of shape (B, L, H); of the first alone, (B, 1, H), exactly."""
+    asked = x
+    if first_only:
+        asked = graph.node("Slice", x, *(graph.numbers(number) for number in (0, 1, 1)))
+    query, key, value = layer.qkv.weight.chunk(3)
+    context = graph.fused(
+        "MultiHeadAttention",
+        graph.product(asked, query, exact=first_only),
+        graph.product(x, key),
+        graph.product(x, value),
+        graph.weight(layer.qkv.bias),
+        "lengths",
+        num_heads=layer.num_heads,
+    )
+    mixed = graph.product(context, layer.attention_out.weight, exact=first_only)
+    y = graph.normalised_sum(mixed, layer.attention_out.bias, asked, layer.attention_norm)
+    up = graph.product(y, layer.up.weight, exact=first_only)
+    down = graph.activated(up, layer.up.bias, layer.activation)
+    down = graph.product(down, layer.down.weight, exact=first_only)
+    return graph.normalised_sum(down, layer.down.bias, y, layer.out_norm)
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    return weight.T
+
+
+def _scales(weight: Tensor) -> Tensor:
+    """One for each output, so that the largest weight that leads there is `LARGEST_WEIGHT`."""
+    return (weight.abs().amax(dim=1) / LARGEST_WEIGHT).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _rounded(weight: Tensor) -> Tensor:
+    return (weight / _scales(weight)[:, None]).round().to(torch.int8).T

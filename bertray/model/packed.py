@@ -1,0 +1,193 @@
+"""The BERT family without padding, its last layer computed for the first token alone.
+
+Hugging Face's classes hold the weights and say what is right; this holds the same weights in one
+plain shape, whose forward pass works on the tokens of all rows one after the other. The head reads
+nothing but the first token, so the last layer needs no more than its keys and values of the others.
+A model is taken only if its numbers are the same both ways (`pack`).
+
+# B = rows in the micro-batch, T = tokens of all of them, H = hidden size, C = labels
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from bertray.model.families import FAMILIES, OFFSET_POSITIONS
+from bertray.model.layer import Attention, Layer, Tokens, attend_by_length
+from bertray.text.ragged import Encoded, offsets_of, pad, positions_of, take
+
+logger = logging.getLogger(__name__)
+
+CHECKED_LENGTHS = (1, 2, 9, 9, 30, 5, 17, 2)  # of the rows that a model is checked on
+TOLERANCE = 1e-4  # float32, relative to the largest logit or 1
+
+
+class PackedModel(nn.Module):
+    """A sequence classifier of the BERT family.
+
+    Args:
+        model: the Hugging Face model; weights are shared with it, except queries, keys and values.
+
+    Raises:
+        KeyError: its family is not in `FAMILIES`.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        config = model.config
+        embeddings: Any = model.base_model.embeddings
+        self.words = embeddings.word_embeddings
+        self.positions = embeddings.position_embeddings
+        self.token_types = getattr(embeddings, "token_type_embeddings", None)
+        self.norm = embeddings.LayerNorm
+        self.padding_idx = padding_index(config)
+        layers, projection, head = FAMILIES[config.model_type](model)
+        self.projection, self.head = projection, head
+        self.layers = nn.ModuleList(layers)
+        self.attend: Attention = attend_by_length
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Logits, float32 of shape (B, C)."""
+        x_TH = self.words(tokens.input_ids)
+        if self.token_types is not None:
+            x_TH = x_TH + self.token_types(tokens.token_type_ids)
+        x_TH = self.norm(x_TH + self.positions(tokens.positions))
+        if self.projection is not None:
+            x_TH = self.projection(x_TH)
+        for layer in self.layers[:-1]:
+            x_TH = layer(x_TH, tokens, self.attend)
+        last = cast(Layer, self.layers[-1])
+        x_BH = last.first_tokens(x_TH, tokens, self.attend)
+        return cast(Tensor, self.head(x_BH.float()))
+
+    def run(self, encoded: Encoded, rows: np.ndarray, *, device: torch.device) -> Tensor:
+        """Logits of some rows, float32 of shape (B, C), on ``device``, where the weights are."""
+        return cast(Tensor, self(self.gather(encoded, rows, device=device)))
+
+    def lower(self, dtype: torch.dtype) -> "PackedModel":
+        """Compute in another number type, but for the head: its logits are the result."""
+        self.to(dtype)
+        self.head.float()
+        return self
+
+    def gather(self, encoded: Encoded, rows: np.ndarray, *, device: torch.device) -> Tokens:
+        """Some rows as a micro-batch; to CUDA the copy does not wait for the work under way."""
+        batch = take(encoded, rows)
+        segments = batch.token_type_ids
+        if segments is None:
+            segments = np.zeros(len(batch.input_ids), np.int32)
+        arrays = (batch.input_ids, position_ids(batch, self.padding_idx), segments, batch.offsets)
+        ids, positions, kinds, offsets = (
+            _to_device(torch.from_numpy(array.astype(np.int32)), device) for array in arrays
+        )
+        return Tokens(ids, positions, kinds, offsets, batch.lengths.tolist())
+
+
+def padding_index(config: PretrainedConfig) -> int | None:
+    """The padding token's id in families that count positions from behind it, and skip its kind."""
+    return config.pad_token_id if config.model_type in OFFSET_POSITIONS else None
+
+
+def position_ids(encoded: Encoded, padding_idx: int | None) -> np.ndarray:
+    """Index of each token into the position embeddings, int64 of shape (T,).
+
+    Args:
+        encoded: the rows.
+        padding_idx: from `padding_index`.
+    """
+    lengths = encoded.lengths
+    positions = positions_of(np.zeros(len(lengths), np.int64), lengths)
+    if padding_idx is None:
+        return positions
+    counted = encoded.input_ids != padding_idx
+    if counted.all():
+        return np.asarray(positions + padding_idx + 1)
+    # A padding token may be written out in a text. (transformers, modeling_roberta.py,
+    # create_position_ids_from_input_ids)
+    so_far = offsets_of(counted)
+    in_row = so_far[1:] - np.repeat(so_far[encoded.offsets[:-1]], lengths)
+    return np.asarray(in_row * counted + padding_idx)
+
+
+def pack(model: PreTrainedModel) -> PackedModel | None:
+    """The model without padding; None, with a warning, where that gives other numbers.
+
+    Args:
+        model: in evaluation mode, float32, on the CPU.
+    """
+    try:
+        packed = PackedModel(model).eval()
+    except (KeyError, AttributeError) as error:
+        logger.info("no padding-free forward for %s: %r", model.config.model_type, error)
+        return None
+    encoded = check_rows(model)
+    rows = np.arange(len(encoded))
+    with torch.inference_mode():
+        found = packed.run(encoded, rows, device=torch.device("cpu"))
+    wanted = plain_logits(model, encoded, rows)
+    if not agree(found, wanted, tolerance=TOLERANCE):
+        logger.warning(
+            "the padding-free forward gives other numbers for this %s by up to %.2g; "
+            "going on with the padded one",
+            model.config.model_type,
+            float((found - wanted).abs().max()),
+        )
+        return None
+    return packed
+
+
+def plain_logits(
+    model: PreTrainedModel, encoded: Encoded, rows: np.ndarray, *, pad_token_id: int = 0
+) -> Tensor:
+    """Logits of shape (B, C) as Hugging Face computes them, padded to the longest of ``rows``."""
+    ids_BL, mask_BL = pad(encoded.input_ids, encoded.offsets, rows, value=pad_token_id)
+    inputs = {"input_ids": ids_BL, "attention_mask": mask_BL.astype(np.int64)}
+    if encoded.token_type_ids is not None:
+        inputs["token_type_ids"], _ = pad(encoded.token_type_ids, encoded.offsets, rows, value=0)
+    tensors = {name: torch.from_numpy(array).to(model.device) for name, array in inputs.items()}
+    with torch.inference_mode():
+        return cast(Tensor, model(**tensors).logits.float())
+
+
+def check_rows(model: PreTrainedModel) -> Encoded:
+    """Rows to check a forward pass on: of uneven lengths, all kinds of ids, always the same."""
+    config = model.config
+    longest = int(getattr(config, "max_position_embeddings", 32)) - 2 - (config.pad_token_id or 0)
+    lengths = np.minimum(CHECKED_LENGTHS, max(longest, 1))
+    chance = np.random.default_rng(0)
+    num_tokens = int(lengths.sum())
+    return Encoded(
+        input_ids=chance.integers(0, config.vocab_size, num_tokens, dtype=np.int32),
+        offsets=offsets_of(lengths),
+        token_type_ids=(
+            chance.integers(0, 2, num_tokens, dtype=np.int8)
+            if getattr(config, "type_vocab_size", 0) > 1
+            else None
+        ),
+    )
+
+
+def agree(found: Tensor, wanted: Tensor, *, tolerance: float) -> bool:
+    """Whether two sets of logits are as near as ``tolerance`` times the largest of them, or 1."""
+    scale = max(1.0, float(wanted.abs().max()))
+    return bool(torch.isfinite(found).all()) and bool(
+        (found - wanted).abs().max() <= tolerance * scale
+    )
+
+
+def is_packable(folder: Path) -> bool:
+    """Whether a model folder is of a family that this module knows."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("model_type") in FAMILIES
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type != "cuda":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,69 @@
+"""The actor: Arrow table in, the same table with predictions out."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import torch
+
+from bertray.errors import ModelError
+from bertray.model.bundle import open_bundle
+from bertray.model.engine import Engine, EngineSettings
+from bertray.schema import append_predictions
+from bertray.score.source import BLOCK_TOKENS, Reading, fault_of
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """What crosses to the actor: paths and settings, never the model itself.
+
+    Attributes:
+        model: what the user named.
+        model_digest: of the model the driver saw.
+        engine: how to run it.
+        reading: which columns hold the texts, which are passed through.
+        num_threads: torch threads on CPU.
+    """
+
+    model: str
+    model_digest: str
+    engine: EngineSettings
+    reading: Reading
+    num_threads: int
+
+
+class Classifier:
+    """Holds a loaded model for as long as the actor lives."""
+
+    def __init__(self, settings: ClassifierSettings) -> None:
+        if settings.engine.device == "cpu":
+            torch.set_num_threads(settings.num_threads)
+        bundle = open_bundle(settings.model)
+        if bundle.digest != settings.model_digest:
+            raise ModelError(
+                f"model.path={settings.model}: digest {bundle.digest[:12]} on this node, "
+                f"{settings.model_digest[:12]} on the driver; put the model where all nodes see it"
+            )
+        self._engine = Engine(bundle, settings.engine)
+        self._labels = bundle.labels
+        self._reading = settings.reading
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Classify the rows of one split; a block that holds no rows goes by."""
+        if fault_of(block) is not None:
+            return block
+        reading = self._reading
+        before = self._engine.stats.num_tokens
+        predictions = self._engine.predict(
+            block.column(reading.text).to_pylist(),
+            block.column(reading.text_pair).to_pylist() if reading.text_pair else None,
+        )
+        scored = append_predictions(
+            block.select(reading.passed(block.column_names)),
+            predictions,
+            labels=self._labels,
+            prefix=reading.prefix,
+        )
+        num_tokens = self._engine.stats.num_tokens - before
+        return scored.replace_schema_metadata(
+            {**block.schema.metadata, BLOCK_TOKENS: str(num_tokens)}
+        )

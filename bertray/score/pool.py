@@ -1,0 +1,70 @@
+"""How many actors, each with which share of a node. No Ray in here."""
+
+from dataclasses import dataclass
+
+from bertray.config import Pool
+from bertray.errors import ConfigError
+from bertray.model.engine import Device
+
+# Of each CPU that an actor's threads keep busy it reserves this much; what is left lets the
+# reading and writing tasks be scheduled. Actors that take every CPU starve them for ever
+# (https://github.com/ray-project/ray/issues/44687).
+CPU_PER_THREAD = 0.8
+TASK_CPUS = 0.1
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """The actor pool of a run.
+
+    Attributes:
+        device: what the actors compute on.
+        min_actors: the pool never shrinks below.
+        max_actors: nor grows above.
+        num_gpus: reserved by each actor; 0 on CPU.
+        num_cpus: likewise.
+        num_threads: torch threads of each actor on CPU.
+    """
+
+    device: Device
+    min_actors: int
+    max_actors: int
+    num_gpus: float
+    num_cpus: float
+    num_threads: int
+
+
+def plan_pool(pool: Pool, *, num_cpus: float, num_gpus: float, num_splits: int) -> PoolPlan:
+    """Fill in what the config leaves to us from what the cluster has.
+
+    Args:
+        pool: the config's section.
+        num_cpus: of the whole cluster.
+        num_gpus: likewise.
+        num_splits: more actors than splits would only load models.
+
+    Raises:
+        ConfigError: the pool wants GPUs that the cluster does not have.
+    """
+    gpus_each = (1.0 if num_gpus else 0.0) if pool.num_gpus == "auto" else pool.num_gpus
+    threads = pool.num_threads or 1
+    if gpus_each:
+        if not num_gpus and pool.max_actors is None:
+            raise ConfigError(
+                f"pool.num_gpus={gpus_each:g}, but the cluster has no GPU now; set pool.max_actors "
+                "if GPU nodes will join, or pool.num_gpus=0 to run on CPU"
+            )
+        fitting = int(num_gpus / gpus_each)
+        cpus_each = 1.0
+    else:
+        fitting = int(num_cpus / threads)
+        cpus_each = min(CPU_PER_THREAD * threads, max(num_cpus - 2 * TASK_CPUS, TASK_CPUS))
+    most = max(min(pool.max_actors or max(fitting, pool.min_actors or 1), num_splits), 1)
+    return PoolPlan(
+        device="cuda" if gpus_each else "cpu",
+        min_actors=min(pool.min_actors or most, most),
+        max_actors=most,
+        num_gpus=gpus_each,
+        num_cpus=cpus_each,
+        num_threads=threads,
+    )

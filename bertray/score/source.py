@@ -1,0 +1,134 @@
+"""Ray Datasource: one split, one block."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ray.data import Datasource
+from ray.data.block import BlockMetadata
+from ray.data.datasource import ReadTask
+
+from bertray import storage
+from bertray.errors import SchemaError
+from bertray.schema import check_column, check_no_clash, check_text_column
+from bertray.score.plan import Split, one_line
+
+# In the metadata of a block's schema: which split it holds, why it could not be read, and how many
+# tokens were classified for it.
+BLOCK_SPLIT = b"bertray.block.split"
+BLOCK_FAULT = b"bertray.block.fault"
+BLOCK_TOKENS = b"bertray.block.num_tokens"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which columns to read.
+
+    Attributes:
+        text: column of the text.
+        text_pair: column of the second text, if rows are pairs.
+        columns: columns to pass through; None for all.
+        prefix: of the scored columns, which must not clash with those passed through.
+        section: of the config that names the columns, for messages.
+    """
+
+    text: str
+    text_pair: str | None
+    columns: tuple[str, ...] | None
+    prefix: str
+    section: str = "input"
+
+    def check(self, schema: pa.Schema, where: str) -> None:
+        """Raise SchemaError if a shard of this schema cannot be scored."""
+        check_text_column(schema, self.text, where=where, key=f"{self.section}.text")
+        if self.text_pair is not None:
+            check_text_column(schema, self.text_pair, where=where, key=f"{self.section}.text_pair")
+        for column in self.columns or ():
+            check_column(schema, column, where=where, key=f"{self.section}.columns")
+        check_no_clash(schema, self.passed(schema.names), where=where, prefix=self.prefix)
+
+    def passed(self, names: Sequence[str]) -> list[str]:
+        """The columns to pass through, in the shard's order."""
+        return [name for name in names if self.columns is None or name in self.columns]
+
+    def needed(self, names: Sequence[str]) -> list[str]:
+        """The columns to read, in the shard's order."""
+        texts = {self.text, self.text_pair}
+        return [name for name in names if name in texts or name in self.passed(names)]
+
+
+class SplitSource(Datasource):
+    """Reads each split as one block whose schema metadata names the split."""
+
+    def __init__(self, splits: Sequence[Split], reading: Reading) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._splits = splits
+        self._reading = reading
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Uncompressed bytes of all splits."""
+        return sum(split.size_bytes for split in self._splits)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """One task a split, whatever parallelism Ray would like."""
+        return [ReadTask(self._task(split), _metadata(split)) for split in self._splits]
+
+    def _task(self, split: Split) -> Callable[[], Iterable[pa.Table]]:
+        return partial(_read_block, split, self._reading)
+
+
+def _metadata(split: Split) -> BlockMetadata:
+    return BlockMetadata(
+        num_rows=split.num_rows, size_bytes=split.size_bytes, input_files=None, exec_stats=None
+    )
+
+
+def _read_block(split: Split, reading: Reading) -> Iterable[pa.Table]:
+    """A split that cannot be read becomes a block that says why: Ray would stop the whole job."""
+    try:
+        yield read_split(split, reading)
+    except (SchemaError, OSError, pa.ArrowException) as error:
+        yield fault_block(split, one_line(error))
+
+
+def read_split(split: Split, reading: Reading) -> pa.Table:
+    """The rows of a split, as they stand in the shard, with the split named in the metadata.
+
+    Raises:
+        SchemaError: a column is missing or of another type.
+        OSError, pyarrow.ArrowException: the shard cannot be read, or a page's checksum is wrong.
+    """
+    uri = storage.join(split.root, split.shard)
+    with storage.open_input(uri) as file:
+        shard = pq.ParquetFile(file, page_checksum_verification=True)
+        reading.check(shard.schema_arrow, uri)
+        row_groups = range(split.first_row_group, split.first_row_group + split.num_row_groups)
+        table = shard.read_row_groups(
+            list(row_groups), columns=reading.needed(shard.schema_arrow.names), use_threads=False
+        )
+    return table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), BLOCK_SPLIT: split.to_json()}
+    )
+
+
+def fault_block(split: Split, reason: str) -> pa.Table:
+    """A stand-in for a split that failed: one row, because Ray drops blocks that have none."""
+    return pa.table({"fault": [reason]}).replace_schema_metadata(
+        {BLOCK_SPLIT: split.to_json(), BLOCK_FAULT: reason}
+    )
+
+
+def split_of(block: pa.Table) -> Split:
+    """The split whose rows a block holds."""
+    return Split.from_json(block.schema.metadata[BLOCK_SPLIT])
+
+
+def fault_of(block: pa.Table) -> str | None:
+    """Why a block holds no rows of its split, or None."""
+    reason = block.schema.metadata.get(BLOCK_FAULT)
+    return None if reason is None else reason.decode()

@@ -1,0 +1,1 @@
+"""Fine-tuning: labelled Parquet in, a bundle out."""

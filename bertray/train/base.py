@@ -1,0 +1,141 @@
+"""The encoder that training starts from, with a fresh classification head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from bertray import storage
+from bertray.config import TrainModel
+from bertray.errors import ConfigError, ModelError
+from bertray.model.bundle import (
+    LONGEST,
+    digest_of,
+    fetch,
+    load_tokenizer,
+    longest_input,
+    num_positions,
+    quiet,
+    read_config,
+    with_safetensors,
+)
+
+KEY = "model.base"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model folder to start from. Small and plain, so that it crosses to workers.
+
+    Attributes:
+        source: what any node can find it by: an absolute path, a URI or a hub id.
+        digest: sha256 over the names and contents of its files.
+        max_length: tokens a row is cut to.
+        pad_token_id: fills shorter rows; masked, so its value changes nothing.
+    """
+
+    source: str
+    digest: str
+    max_length: int
+    pad_token_id: int
+
+
+def open_base(model: TrainModel) -> Base:
+    """Find the base model and look into it.
+
+    Raises:
+        ModelError: there is no such model, or its tokenizer does not fit.
+        ConfigError: ``model.max_length`` is more than the model can take.
+    """
+    folder = fetch(model.base, key=KEY)
+    config = read_config(folder, source=model.base, key=KEY)
+    tokenizer = load_tokenizer(folder, key=KEY)
+    if len(tokenizer) > config.vocab_size:
+        raise ModelError(
+            f"{KEY}={model.base}: the tokenizer knows {len(tokenizer)} tokens, the model "
+            f"{config.vocab_size}; they do not belong together"
+        )
+    most = num_positions(config)
+    if model.max_length is not None and most is not None and model.max_length > most:
+        raise ConfigError(
+            f"model.max_length={model.max_length}: {model.base} takes {most} tokens at most"
+        )
+    is_folder = Path(model.base).expanduser().is_dir()
+    return Base(
+        source=storage.absolute(model.base) if is_folder else model.base,
+        digest=digest_of(folder),
+        max_length=model.max_length or min(longest_input(config, tokenizer), LONGEST),
+        pad_token_id=tokenizer.pad_token_id or 0,
+    )
+
+
+def folder_of(base: Base) -> Path:
+    """Where the base model lies on this node.
+
+    Raises:
+        ModelError: this node finds another model than the driver did.
+    """
+    folder = fetch(base.source, key=KEY)
+    digest = digest_of(folder)
+    if digest != base.digest:
+        raise ModelError(
+            f"{KEY}={base.source}: digest {digest[:12]} on this node, {base.digest[:12]} on the "
+            "driver; put the model where all nodes see the same"
+        )
+    return with_safetensors(folder, digest, source=base.source)
+
+
+def load_base(base: Base, *, labels: Sequence[str], seed: int) -> PreTrainedModel:
+    """The encoder with a head for ``labels``, on the CPU in float32; ``seed`` fills the head.
+
+    A head that the base brings along is kept if it has as many labels, else replaced.
+
+    Raises:
+        ModelError: the family has no classifier, or encoder weights are missing.
+    """
+    folder = folder_of(base)
+    torch.manual_seed(seed)
+    names = dict(enumerate(labels))
+    with quiet():
+        try:
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                id2label=names,
+                label2id={label: index for index, label in names.items()},
+                problem_type="single_label_classification",
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{KEY}={base.source}: cannot be loaded as a classifier: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+    # A base saved without its head's parts, the pooler among them, is what one expects; an encoder
+    # with random layers would train to a poor model without a word.
+    encoder = f"{model.base_model_prefix}."
+    missing = sorted(
+        name
+        for name in report["missing_keys"]
+        if name.startswith(encoder) and not name.startswith(f"{encoder}pooler.")
+    )
+    if missing:
+        raise ModelError(
+            f"{KEY}={base.source}: the weights lack {', '.join(missing[:4])}"
+            f"{' and more' if len(missing) > 4 else ''}; take a folder that holds the whole encoder"
+        )
+    return cast(PreTrainedModel, model)
+
+
+def load_checkpoint(folder: Path) -> PreTrainedModel:
+    """A model that training itself saved, on the CPU in float32."""
+    with quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True
+        )
+    return cast(PreTrainedModel, model)

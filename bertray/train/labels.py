@@ -1,0 +1,251 @@
+"""What the driver looks at before a cluster starts: the shards' schemas and their label columns.
+
+A row is known by its row id: its place among all rows of ``data.train``, then
+``data.validation``, shards in the order of their names.
+"""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from sklearn.model_selection import train_test_split
+
+from bertray import storage
+from bertray.config import TrainData
+from bertray.errors import DataError, SchemaError
+from bertray.schema import check_label_column, check_text_column
+from bertray.storage import FileInfo
+
+SUFFIX = ".parquet"
+SHARDS_AT_ONCE = 16  # reading a column from S3 is waiting above all
+PIECE_ROWS = 16_384  # what one call tokenizes, unless a row group holds more
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of row groups of one shard.
+
+    Attributes:
+        uri: the shard.
+        first_row_group: where the run begins.
+        num_row_groups: how many it holds.
+        first_row: row id of its first row.
+        row_in_shard: place of that row in the shard, counted from 0.
+    """
+
+    uri: str
+    first_row_group: int
+    num_row_groups: int
+    first_row: int
+    row_in_shard: int
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The rows to train and validate on, before their texts are read.
+
+    Attributes:
+        pieces: in row-id order; together they hold each row once.
+        labels: label names in label-id order.
+        label_ids: int64 of shape (rows,), by row id.
+        is_validation: bool of shape (rows,), by row id.
+    """
+
+    pieces: tuple[Piece, ...]
+    labels: tuple[str, ...]
+    label_ids: np.ndarray
+    is_validation: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The files that ``data.train`` and ``data.validation`` name, each with its URI.
+
+    Attributes:
+        training: in the order of their names.
+        validation: likewise; empty if rows are to be held out of ``training``.
+    """
+
+    training: tuple[tuple[str, FileInfo], ...]
+    validation: tuple[tuple[str, FileInfo], ...]
+
+    @property
+    def digest(self) -> str:
+        """Hash of names, sizes and versions: it changes when a file does, not when all move."""
+        listing = [[asdict(file) for _, file in part] for part in (self.training, self.validation)]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """One shard's labels, as string or int64, and its row groups' rows."""
+
+    uri: str
+    values: pa.ChunkedArray
+    row_group_rows: list[int]
+
+
+def list_shards(data: TrainData) -> Shards:
+    """Find the files.
+
+    Raises:
+        StorageError: a path cannot be listed.
+        DataError: a path holds no Parquet files.
+    """
+    return Shards(
+        training=_listed(data.train, key="data.train"),
+        validation=_listed(data.validation, key="data.validation") if data.validation else (),
+    )
+
+
+def read_labels(shards: Shards, data: TrainData, *, seed: int) -> Labelled:
+    """Check every shard and read its labels. Needs no cluster.
+
+    Without ``data.validation`` a seeded, stratified share of the training rows is held out.
+
+    Raises:
+        SchemaError: a column is missing or of the wrong type.
+        DataError: a shard cannot be read, labels are null, fewer than two, or unknown in training.
+    """
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
+        training, validation = (
+            list(threads.map(lambda shard: _read_shard(shard[0], data), part))
+            for part in (shards.training, shards.validation)
+        )
+    _check_one_kind([*training, *validation], column=data.label)
+    kind = training[0].values.type
+    train_labels, val_labels = (
+        pa.chunked_array([chunk for labels in part for chunk in labels.values.chunks], kind)
+        for part in (training, validation)
+    )
+    # Integers by number, strings by code point: the same on every machine.
+    known = sorted(pc.unique(train_labels).to_pylist())
+    if len(known) < 2:
+        found = f"only the label {str(known[0])!r}" if known else "no rows"
+        raise DataError(
+            f"data.train={data.train}: column {data.label!r} holds {found}, a classifier needs at "
+            "least two labels; set data.label to the column to be learnt, or add rows"
+        )
+    unknown = sorted(set(pc.unique(val_labels).to_pylist()) - set(known))
+    if unknown:
+        raise DataError(
+            f"data.validation={data.validation}: labels that no training row has: "
+            f"{_some(unknown)}; add such rows to data.train, or take these out"
+        )
+    ids = [
+        pc.index_in(column, value_set=pa.array(known, kind)).to_numpy().astype(np.int64)
+        for column in (train_labels, val_labels)
+    ]
+    if data.validation is None:
+        is_validation = _hold_out(ids[0], data, seed=seed)
+    elif len(ids[1]):
+        is_validation = np.repeat([False, True], [len(ids[0]), len(ids[1])])
+    else:
+        raise DataError(
+            f"data.validation={data.validation}: no rows; "
+            "name a place with rows, or leave the key out to hold out a share of data.train"
+        )
+    return Labelled(
+        pieces=tuple(_pieces([*training, *validation])),
+        labels=tuple(str(label) for label in known),
+        label_ids=np.concatenate(ids),
+        is_validation=is_validation,
+    )
+
+
+def locate(row_id: int, pieces: Sequence[Piece]) -> str:
+    """Where a row stands: its shard, and its place in there counted from 0."""
+    piece = pieces[bisect_right(pieces, row_id, key=lambda piece: piece.first_row) - 1]
+    return f"{piece.uri} row {piece.row_in_shard + row_id - piece.first_row}"
+
+
+def _listed(uri: str, *, key: str) -> tuple[tuple[str, FileInfo], ...]:
+    root, files = storage.list_files(storage.absolute(uri), suffix=SUFFIX)
+    if not files:
+        raise DataError(f"{key}={uri}: no *{SUFFIX} files in there")
+    return tuple((storage.join(root, file.path), file) for file in files)
+
+
+def _read_shard(uri: str, data: TrainData) -> _Labels:
+    try:
+        with storage.open_input(uri) as source:
+            shard = pq.ParquetFile(source, page_checksum_verification=True)
+            schema = shard.schema_arrow
+            check_text_column(schema, data.text, where=uri, key="data.text")
+            if data.text_pair is not None:
+                check_text_column(schema, data.text_pair, where=uri, key="data.text_pair")
+            check_label_column(schema, data.label, where=uri, key="data.label")
+            is_integer = pa.types.is_integer(schema.field(data.label).type)
+            kind = pa.int64() if is_integer else pa.string()
+            labels = shard.read(columns=[data.label], use_threads=False).column(0).cast(kind)
+            footer = shard.metadata
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{uri}: cannot be read: {error}; write it anew or take it away") from error
+    num_missing = labels.null_count
+    if pa.types.is_string(kind):
+        num_missing += pc.sum(pc.equal(pc.utf8_trim_whitespace(labels), "")).as_py() or 0
+    if num_missing:
+        raise DataError(
+            f"{uri}: column {data.label!r} is null or blank in {num_missing} of "
+            f"{len(labels)} rows; label them or take them out, or set data.label to another "
+            "column"
+        )
+    rows = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
+    return _Labels(uri, labels, rows)
+
+
+def _check_one_kind(shards: Sequence[_Labels], *, column: str) -> None:
+    first = shards[0]
+    for shard in shards:
+        if shard.values.type != first.values.type:
+            raise SchemaError(
+                f"column {column!r} is {first.values.type} in {first.uri}, {shard.values.type} in "
+                f"{shard.uri}; write both as the same type"
+            )
+
+
+def _hold_out(label_ids: np.ndarray, data: TrainData, *, seed: int) -> np.ndarray:
+    """True for the rows to validate on. A label's only row stays in training."""
+    counts = np.bincount(label_ids)
+    rows = np.flatnonzero(counts[label_ids] > 1)
+    num_labels = int((counts > 1).sum())
+    num_held = max(round(data.validation_fraction * len(rows)), num_labels)
+    if not len(rows) or len(rows) - num_held < num_labels:
+        raise DataError(
+            f"data.train={data.train}: {len(label_ids)} rows are too few to hold out "
+            f"data.validation_fraction={data.validation_fraction:g} of each label; "
+            "add rows, or set data.validation"
+        )
+    _, held = train_test_split(
+        rows, test_size=num_held, stratify=label_ids[rows], random_state=seed
+    )
+    is_validation = np.zeros(len(label_ids), bool)
+    is_validation[held] = True
+    return is_validation
+
+
+def _pieces(shards: Sequence[_Labels]) -> Iterator[Piece]:
+    """Neighbouring row groups together, up to `PIECE_ROWS`."""
+    first_row = 0
+    for shard in shards:
+        start = num_rows = row_in_shard = 0
+        for index, rows in enumerate([*shard.row_group_rows, PIECE_ROWS]):
+            if num_rows and num_rows + rows > PIECE_ROWS:
+                yield Piece(shard.uri, start, index - start, first_row, row_in_shard)
+                first_row += num_rows
+                row_in_shard += num_rows
+                start, num_rows = index, 0
+            num_rows += rows
+
+
+def _some(values: Sequence[Any]) -> str:
+    shown = ", ".join(repr(str(value)) for value in values[:5])
+    return f"{shown} and {len(values) - 5} more" if len(values) > 5 else shown

@@ -1,0 +1,144 @@
+"""What a bundle was made of, and whose output folder it is.
+
+bertray.json     the bundle is complete, and this is its lineage
+_config.yaml     the resolved config        _training.json   the epochs
+_run/            while training: Ray Train's checkpoints, and whose they are
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bertray import storage
+from bertray.config import TrainConfig
+from bertray.errors import OutputError
+from bertray.model.bundle import MANIFEST, Manifest, package_versions, read_manifest
+from bertray.train.base import Base
+
+RUN = "_run"
+OWNER = f"{RUN}/lineage.json"
+MODEL_CONFIG = "config.json"
+
+
+def lineage_of(config: TrainConfig, *, base: Base, data_digest: str) -> dict[str, str]:
+    """All that decides the weights: equal lineages make equal bundles on the same machine.
+
+    Where things lie is no part of it, nor how fast they are computed.
+    """
+    settings: dict[str, Any] = {
+        "model.max_length": base.max_length,
+        **_flat("data", config.data.model_dump(exclude={"train", "validation"})),
+        **_flat("optim", config.optim.model_dump()),
+        **_flat("training", config.training.model_dump()),
+        "scaling.num_workers": config.scaling.num_workers,
+    }
+    return {
+        "data": data_digest,
+        "base": base.digest,
+        **{key: json.dumps(value) for key, value in settings.items()},
+    }
+
+
+def run_name(lineage: dict[str, str]) -> str:
+    """Names the training, so that a second attempt finds the first one's checkpoints.
+
+    Other versions of the libraries start anew: Ray does not read another Ray's checkpoints.
+    """
+    parts = json.dumps([lineage, package_versions()], sort_keys=True)
+    return f"train-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+
+
+def find_equal(
+    output: str, lineage: dict[str, str], *, base: str, replace: bool
+) -> Manifest | None:
+    """The bundle in ``output`` if it is of this lineage; None if there is none yet.
+
+    Raises:
+        OutputError: the folder holds something else, or a bundle of another lineage and
+            ``replace`` is not set.
+    """
+    fs, path = storage.resolve(output)
+    if fs.isfile(path):
+        raise OutputError(f"output.path={output} is a file; name a folder")
+    manifest = read_manifest(output)
+    if manifest is None:
+        if storage.is_empty(output) or storage.exists(storage.join(output, OWNER)):
+            return None
+        raise OutputError(
+            f"output.path={output} holds files that no bertray train has written "
+            f"(no {MANIFEST}); choose an empty or new folder"
+        )
+    if manifest.lineage == lineage:
+        return manifest
+    if replace:
+        return None
+    raise OutputError(
+        f"output.path={output} holds a bundle that {_difference(manifest, lineage, base=base)}; "
+        "choose another folder, or output.replace=true"
+    )
+
+
+def begin(output: str, lineage: dict[str, str]) -> None:
+    """Say that the folder is ours before the first file of the bundle is there.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    try:
+        storage.put_json(storage.join(output, OWNER), lineage, overwrite=True)
+    except OSError as error:
+        raise OutputError(f"output.path={output} cannot be written to: {error}") from error
+
+
+def publish(folder: Path, output: str) -> None:
+    """Put a finished bundle in place of what is there; whole, or not at all.
+
+    Without its config.json a folder is no model, and without ``bertray.json`` no bundle: those two
+    go first and come last.
+    """
+    marks = (MODEL_CONFIG, MANIFEST)
+    for mark in reversed(marks):
+        storage.remove(storage.join(output, mark))
+    _sweep(output)
+    names = sorted(path.name for path in folder.iterdir() if path.name not in marks)
+    for name in (*names, *marks):
+        target = storage.join(output, name)
+        with storage.staging(target) as staged:
+            shutil.copyfile(folder / name, staged)
+            storage.publish(staged, target, overwrite=True)
+    finish(output)
+
+
+def finish(output: str) -> None:
+    """Remove what only an unfinished training needs."""
+    storage.remove(storage.join(output, RUN))
+
+
+def _sweep(output: str) -> None:
+    """Remove an earlier bundle's files."""
+    fs, path = storage.resolve(output)
+    fs.invalidate_cache()
+    for name in fs.ls(path, detail=False):
+        if name.rstrip("/").rsplit("/", 1)[-1] != RUN:
+            fs.rm(name, recursive=True)
+
+
+def _difference(manifest: Manifest, lineage: dict[str, str], *, base: str) -> str:
+    """Names both sides of what does not fit."""
+    there = manifest.lineage
+    reasons = []
+    if there.get("base") != lineage["base"]:
+        reasons.append(f"model.base: {manifest.base} there, {base} here, with other weights")
+    if there.get("data") != lineage["data"]:
+        reasons.append("data.train or data.validation: other files, or files that have changed")
+    for key in sorted({*there, *lineage} - {"base", "data"}):
+        if there.get(key) != lineage.get(key):
+            old, new = there.get(key, "not known"), lineage.get(key, "not known")
+            reasons.append(f"{key}: {old} there, {new} here")
+    return f"was trained otherwise ({'; '.join(reasons)})"
+
+
+def _flat(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for key, value in values.items()}

@@ -1,0 +1,316 @@
+"""The training job, read top to bottom.
+
+bertray train configs/demo/train.yaml
+ray job submit -- python jobs/train.py configs/demo/train.yaml
+
+labels -> split -> tokenize (Ray Data) -> workers (Ray Train) -> best checkpoint -> bundle
+"""
+
+import json
+import logging
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+import ray
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    LoggingConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Empty, Queue
+
+from bertray import cluster, storage
+from bertray.cluster import Resources
+from bertray.config import Scaling, TrainConfig, dump_config
+from bertray.errors import BertrayError, ConfigError, DataError
+from bertray.evaluate.metrics import HIGHER_IS_BETTER
+from bertray.model.bundle import Manifest, load_tokenizer, package_versions, save_bundle
+from bertray.train import lineage as folder
+from bertray.train.base import Base, folder_of, load_base, load_checkpoint, open_base
+from bertray.train.data import encode
+from bertray.train.labels import Labelled, list_shards, read_labels
+from bertray.train.loop import Epoch, WorkerJob, train_worker
+from bertray.train.steps import Step
+
+logger = logging.getLogger(__name__)
+
+CONFIG, SUMMARY = "_config.yaml", "_training.json"
+MAX_FAILURES = 3  # times that a lost worker sends all of them back to the last epoch
+CPU_SHARE = 0.8  # of the cluster that workers reserve on CPU; the rest is for Ray's own tasks
+
+
+@dataclass(frozen=True)
+class Start:
+    """The inputs are checked; the cluster comes next.
+
+    Attributes:
+        num_rows: to train on.
+        num_validation_rows: to validate on.
+        labels: label names in label-id order.
+        num_epochs: to be done, all in all.
+    """
+
+    num_rows: int
+    num_validation_rows: int
+    labels: tuple[str, ...]
+    num_epochs: int
+
+
+Event = Start | Step | Epoch
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a bundle's training was.
+
+    Attributes:
+        epochs: in order; those of an interrupted attempt included.
+        best_epoch: the one whose weights were kept, counted from 1.
+        labels: label names in label-id order.
+        num_rows: trained on.
+        num_validation_rows: validated on.
+        num_rows_left_out: held no text.
+        seconds: wall clock of the run that finished it, from the cluster's start on.
+        is_new: False if the bundle was there already.
+    """
+
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    labels: tuple[str, ...]
+    num_rows: int
+    num_validation_rows: int
+    num_rows_left_out: int
+    seconds: float
+    is_new: bool = True
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the validation rows, at the epoch that was kept."""
+        return self.epochs[self.best_epoch - 1].metrics
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens trained on, padding not counted, by the seconds of the optimizer steps."""
+        seconds = sum(epoch.seconds for epoch in self.epochs)
+        return sum(epoch.num_tokens for epoch in self.epochs) / seconds
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training whose inputs have been checked."""
+
+    config: TrainConfig
+    base: Base
+    lineage: dict[str, str]
+    labelled: Labelled
+
+
+def train(
+    config: TrainConfig, *, on_progress: Callable[[Event], None] = lambda event: None
+) -> TrainSummary:
+    """Fine-tune, and put the best epoch's model at ``output.path``.
+
+    A bundle of the same model, data and settings is left as it is, and its summary returned.
+
+    Raises:
+        UserError: the config, the model, the data or the output folder cannot be used; found
+            before a cluster starts, but for a loss that is not finite and texts that are blank.
+        BertrayError: the workers were lost more often than is made up for.
+    """
+    job = prepare(config)
+    if isinstance(job, TrainSummary):
+        return job
+    held = int(job.labelled.is_validation.sum())
+    on_progress(
+        Start(
+            num_rows=len(job.labelled.label_ids) - held,
+            num_validation_rows=held,
+            labels=job.labelled.labels,
+            num_epochs=config.training.num_epochs,
+        )
+    )
+    folder.begin(config.output.path, job.lineage)
+    start = time.perf_counter()
+    resources = cluster.connect(dashboard=True)
+    scaling = plan_scaling(config.scaling, resources)
+    examples = encode(job.labelled, data=config.data, base=job.base, num_cpus=resources.num_cpus)
+    events = Queue(actor_options={"num_cpus": 0})
+    worker_job = WorkerJob(
+        base=job.base,
+        labels=job.labelled.labels,
+        optim=config.optim,
+        training=config.training,
+        pieces=job.labelled.pieces,
+        num_threads=config.scaling.num_threads,
+        examples=ray.put(examples),
+        events=events,
+    )
+    trainer = TorchTrainer(
+        train_worker,  # type: ignore[arg-type]  # what it returns comes back in the result
+        train_loop_config={"job": worker_job},
+        scaling_config=scaling,
+        run_config=run_config(job),
+    )
+    try:
+        result = fit(trainer, events=events, on_progress=on_progress)
+    finally:
+        events.shutdown()
+    checkpoint, at_best = best_checkpoint(result, metric=config.training.metric)
+    summary = TrainSummary(
+        epochs=tuple(Epoch(**epoch) for epoch in (result.metrics or {})["history"]),
+        best_epoch=len(at_best["history"]),
+        labels=job.labelled.labels,
+        num_rows=len(examples[0]),
+        num_validation_rows=len(examples[1]),
+        num_rows_left_out=len(job.labelled.label_ids) - sum(map(len, examples)),
+        seconds=time.perf_counter() - start,
+    )
+    with checkpoint.as_directory() as weights, tempfile.TemporaryDirectory() as made:
+        write_bundle(Path(made), weights=Path(weights), job=job, summary=summary)
+        folder.publish(Path(made), config.output.path)
+    return summary
+
+
+def prepare(config: TrainConfig) -> Job | TrainSummary:
+    """Look at everything that can be wrong, without a cluster; a summary if all is done."""
+    output = config.output
+    shards = list_shards(config.data)
+    base = open_base(config.model)
+    lineage = folder.lineage_of(config, base=base, data_digest=shards.digest)
+    found = folder.find_equal(output.path, lineage, base=config.model.base, replace=output.replace)
+    if found is not None:
+        folder.finish(output.path)
+        return read_summary(output.path)
+    labelled = read_labels(shards, config.data, seed=config.training.seed)
+    load_base(base, labels=labelled.labels, seed=0)  # found here, not in every worker
+    return Job(config, base, lineage, labelled)
+
+
+def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
+    """One GPU a worker where the cluster has enough, else shares of its CPUs.
+
+    Workers that would not fit side by side reserve less than a CPU each: slow, but it runs.
+
+    Raises:
+        ConfigError: GPUs are wanted, and the cluster has fewer than workers.
+    """
+    workers = scaling.num_workers
+    enough = resources.num_gpus >= workers
+    if scaling.use_gpu is True and not enough:
+        raise ConfigError(
+            f"scaling.use_gpu=true, scaling.num_workers={workers}: the cluster has "
+            f"{resources.num_gpus:g} GPUs; set fewer workers, or scaling.use_gpu=auto"
+        )
+    cpus = min(float(scaling.num_threads or 1), CPU_SHARE * resources.num_cpus / workers)
+    return ScalingConfig(
+        num_workers=workers,
+        use_gpu=enough and scaling.use_gpu is not False,
+        resources_per_worker={"CPU": math.floor(cpus) if cpus > 1 else cpus},
+    )
+
+
+def run_config(job: Job) -> RunConfig:
+    """Checkpoints below the output folder: the best one and the latest."""
+    output, metric = storage.absolute(job.config.output.path), job.config.training.metric
+    fs, path = storage.resolve(storage.join(output, folder.RUN))
+    remote = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+    return RunConfig(
+        name=folder.run_name(job.lineage),
+        storage_path=path,
+        storage_filesystem=None if storage.is_local(output) else remote,
+        failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=1,
+            checkpoint_score_attribute=metric,
+            checkpoint_score_order="max" if HIGHER_IS_BETTER[metric] else "min",
+        ),
+        logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # v2's own
+    )
+
+
+def fit(trainer: TorchTrainer, *, events: Queue, on_progress: Callable[[Event], None]) -> Result:
+    """Run the workers to the end, passing on what they say meanwhile.
+
+    Raises:
+        DataError: the loss came to be not finite.
+        BertrayError: the workers failed; of an error of ours that one.
+    """
+    outcome: Future[Result] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    # Not in this thread: it hands on events, and a user's interrupt must reach it.
+    threading.Thread(target=work, daemon=True).start()
+    while not (outcome.done() and events.empty()):
+        try:
+            on_progress(events.get(timeout=0.5))
+        except Empty:
+            continue
+    try:
+        result = outcome.result()
+    except TrainingFailedError as error:
+        failures = list(getattr(error, "worker_failures", {}).values())
+        for failure in failures:
+            if isinstance(failure, BertrayError):
+                raise failure from error
+        said = str(failures[0] if failures else error).strip().splitlines()
+        raise BertrayError(
+            f"training failed {MAX_FAILURES + 1} times: {said[-1] if said else error}; "
+            "the same command goes on after the last epoch that was done"
+        ) from error
+    if stopped := result.return_value:  # type: ignore[attr-defined]  # v2's own
+        raise DataError(stopped)
+    return result
+
+
+def best_checkpoint(result: Result, *, metric: str) -> tuple[Any, dict[str, Any]]:
+    """The checkpoint to keep, and what was reported with it."""
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    return max(result.best_checkpoints or (), key=lambda pair: sign * float(pair[1][metric]))
+
+
+def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) -> None:
+    """Fill a local folder with the bundle."""
+    save_bundle(
+        made,
+        model=load_checkpoint(weights),
+        tokenizer=load_tokenizer(folder_of(job.base)),
+        manifest=Manifest(
+            labels=list(summary.labels),
+            task="single_label",
+            max_length=job.base.max_length,
+            base=job.config.model.base,
+            metrics=summary.metrics,
+            lineage=job.lineage,
+            versions=package_versions(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+    )
+    (made / CONFIG).write_text(dump_config(job.config), encoding="utf-8")
+    (made / SUMMARY).write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+
+
+def read_summary(output: str) -> TrainSummary:
+    """The summary of a finished training."""
+    stored: dict[str, Any] = storage.get_json(storage.join(output, SUMMARY)) or {}
+    stored["epochs"] = tuple(Epoch(**epoch) for epoch in stored["epochs"])
+    stored["labels"] = tuple(stored["labels"])
+    return TrainSummary(**{**stored, "is_new": False})

@@ -1,0 +1,189 @@
+"""Optimizer steps and predictions of one rank among several. torch alone, no Ray.
+
+# B = rows in a micro-batch, L = longest row in it, C = labels, N = rows to predict
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LRScheduler
+
+from bertray.errors import DataError
+from bertray.text.batching import plan_batches
+from bertray.text.encoding import Encoded, pad
+from bertray.train.examples import Examples
+from bertray.train.labels import Piece, locate
+from bertray.train.plan import deal
+
+ROWS_NAMED = 8  # in a message; a batch may have hundreds
+
+
+class NonFiniteLossError(DataError):
+    """The loss or its gradient is not a number: all ranks see it at the same step."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, all workers together.
+
+    Attributes:
+        step: counted from 1 over all epochs.
+        num_steps: of the whole training.
+        loss: mean cross-entropy of the step's rows.
+        learning_rate: that the step was taken with.
+        grad_norm: global norm before clipping.
+        num_rows: of the step.
+        num_tokens: of the step, padding not counted.
+    """
+
+    step: int
+    num_steps: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    num_rows: int
+    num_tokens: int
+
+
+def train_steps(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: LRScheduler,
+    examples: Examples,
+    *,
+    plan: Sequence[np.ndarray],
+    steps_done: int,
+    num_steps: int,
+    max_grad_norm: float,
+    pad_token_id: int,
+    rank: int,
+    world_size: int,
+    pieces: Sequence[Piece] = (),
+) -> Iterator[Step]:
+    """Take one optimizer step a batch of ``plan``; yields after each.
+
+    Each rank takes its share of the batch. Its loss is the sum over its rows, times ranks, over the
+    rows of all ranks: after DDP has averaged the gradients they are those of the whole batch's mean
+    loss, however unevenly the rows were dealt. A rank without rows takes part with weight zero.
+
+    Raises:
+        NonFiniteLossError: before the optimizer step, on every rank.
+    """
+    model.train()
+    device = next(model.parameters()).device
+    lengths = examples.encoded.lengths
+    for number, batch in enumerate(plan, start=steps_done + 1):
+        shares = deal(batch, lengths, num_ranks=world_size)
+        rows = shares[rank] if len(shares[rank]) else batch[:1]
+        weight = 1.0 if len(shares[rank]) else 0.0
+        inputs = collate(examples.encoded, rows, pad_token_id=pad_token_id, device=device)
+        label_ids_B = torch.from_numpy(examples.label_ids[rows]).to(device)
+        logits_BC = model(**inputs).logits
+        loss = weight * cross_entropy(logits_BC.float(), label_ids_B, reduction="sum")
+        optimizer.zero_grad()
+        torch.autograd.backward(loss * (world_size / len(batch)))
+        grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+        losses = _of_all_ranks(loss.detach(), world_size=world_size)
+        if not np.isfinite([*losses, grad_norm]).all():
+            guilty = [
+                share for share, value in zip(shares, losses, strict=True) if not np.isfinite(value)
+            ]
+            raise NonFiniteLossError(
+                f"step {number} of {num_steps}: the loss is {sum(losses) / len(batch)}, its "
+                f"gradient's norm {grad_norm}; the optimizer step was not taken. Rows: "
+                f"{_named(examples.row_ids[np.concatenate(guilty or shares)], pieces)}. "
+                "Lower optim.learning_rate, or raise optim.warmup_ratio"
+            )
+        learning_rate = float(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+        yield Step(
+            step=number,
+            num_steps=num_steps,
+            loss=sum(losses) / len(batch),
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            num_rows=len(batch),
+            num_tokens=int(lengths[batch].sum()),
+        )
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    encoded: Encoded,
+    *,
+    num_labels: int,
+    max_tokens: int,
+    pad_token_id: int,
+    rank: int,
+    world_size: int,
+) -> np.ndarray:
+    """Probabilities of N rows; the ranks share the work, and each gets all of the result.
+
+    Args:
+        model: with or without its DDP wrapping.
+        encoded: the rows.
+        num_labels: C.
+        max_tokens: rows x longest row of one forward pass.
+        pad_token_id: fills shorter rows.
+        rank: of this worker.
+        world_size: number of workers.
+
+    Returns:
+        float64 of shape (N, C), rows sum to 1.
+
+    Raises:
+        NonFiniteLossError: the model has come to give values that are not finite, on every rank.
+    """
+    bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    bare.eval()
+    device = next(bare.parameters()).device
+    logits_NC = torch.zeros(len(encoded), num_labels, device=device)
+    batches = plan_batches(encoded.lengths, max_tokens=max_tokens)
+    for rows in batches[rank::world_size]:
+        inputs = collate(encoded, rows, pad_token_id=pad_token_id, device=device)
+        logits_NC[torch.from_numpy(rows).to(device)] = bare(**inputs).logits.float()
+    if world_size > 1:
+        dist.all_reduce(logits_NC)  # each row is zero on all ranks but one, so the sum is exact
+    if not logits_NC.isfinite().all():
+        raise NonFiniteLossError(
+            "the model gives values that are not finite for validation rows; "
+            "lower optim.learning_rate"
+        )
+    return np.asarray(logits_NC.double().softmax(dim=-1).cpu().numpy())
+
+
+def collate(
+    encoded: Encoded, rows: np.ndarray, *, pad_token_id: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The model's inputs for some rows, each of shape (B, L), int64, on ``device``."""
+    ids_BL, mask_BL = pad(encoded.input_ids, encoded.offsets, rows, value=pad_token_id)
+    inputs = {"input_ids": ids_BL, "attention_mask": mask_BL.astype(np.int64)}
+    if encoded.token_type_ids is not None:
+        inputs["token_type_ids"], _ = pad(encoded.token_type_ids, encoded.offsets, rows, value=0)
+    return {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
+
+
+def seed_epoch(seed: int, *, epoch: int, rank: int) -> None:
+    """Seed dropout, differently on each rank, and the same again when an epoch is resumed."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
+
+
+def _of_all_ranks(value: Tensor, *, world_size: int) -> list[float]:
+    if world_size == 1:
+        return [float(value)]
+    gathered = [torch.empty_like(value) for _ in range(world_size)]
+    dist.all_gather(gathered, value)
+    return [float(one) for one in gathered]
+
+
+def _named(row_ids: np.ndarray, pieces: Sequence[Piece]) -> str:
+    names = [locate(int(row), pieces) if pieces else str(row) for row in row_ids[:ROWS_NAMED]]
+    more = len(row_ids) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,107 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertray.errors import DataError, SchemaError
+from bertray.score.plan import Split, _runs, plan_splits
+
+Write = Callable[..., Path]
+
+
+def accept(schema: pa.Schema, where: str) -> None:
+    if "text" not in schema.names:
+        raise SchemaError(f"{where}: no column 'text'")
+
+
+def texts(count: int) -> pa.Table:
+    return pa.table({"text": [f"row {number}" for number in range(count)]})
+
+
+@given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 100))
+def test_runs_hold_each_row_group_once_in_order_within_the_limit(
+    rows: list[int], limit: int
+) -> None:
+    runs = _runs(rows, limit)
+    assert [index for first, end in runs for index in range(first, end)] == list(range(len(rows)))
+    for first, end in runs:
+        assert end - first == 1 or sum(rows[first:end]) <= limit or end == first
+
+
+def test_a_shard_within_the_limit_keeps_its_name_and_a_larger_one_gets_numbers(
+    write_shards: Write,
+) -> None:
+    root = write_shards({"small": texts(10), "day=1/large": texts(25)}, row_group_size=10)
+    plan = plan_splits(str(root), check_schema=accept, max_split_rows=10)
+    assert [(split.output, split.num_rows) for split in plan.splits] == [
+        ("day=1/large-00000.parquet", 10),
+        ("day=1/large-00001.parquet", 10),
+        ("day=1/large-00002.parquet", 5),
+        ("small.parquet", 10),
+    ]
+    assert plan.num_rows == 35
+    assert not plan.bad_shards
+
+
+def test_a_splits_id_follows_the_shards_content_not_its_place(
+    write_shards: Write, tmp_path: Path
+) -> None:
+    root = write_shards({"a": texts(3), "b": texts(3)})
+
+    def ids(where: Path) -> list[str]:
+        plan = plan_splits(str(where), check_schema=accept, max_split_rows=10)
+        return [split.id for split in plan.splits]
+
+    before = ids(root)
+    moved = root.rename(tmp_path / "moved")
+    assert ids(moved) == before
+    write_shards({"a": texts(4)}, folder="moved")
+    after = ids(moved)
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+
+
+def test_a_split_survives_the_way_through_block_metadata(write_shards: Write) -> None:
+    root = write_shards({"ä b%#": texts(3)})
+    (split,) = plan_splits(str(root), check_schema=accept, max_split_rows=10).splits
+    assert Split.from_json(split.to_json()) == split
+
+
+def test_bad_shards_are_listed_with_their_reason_and_the_others_planned(
+    write_shards: Write,
+) -> None:
+    root = write_shards({"good": texts(3), "wrong": pa.table({"body": ["x"]})})
+    (root / "empty.parquet").write_bytes(b"")
+    (root / "broken.parquet").write_bytes(b"PAR1 this is no footer")
+    plan = plan_splits(str(root), check_schema=accept, max_split_rows=10)
+    assert [split.shard for split in plan.splits] == ["good.parquet"]
+    reasons = {bad.shard: bad.reason for bad in plan.bad_shards}
+    assert sorted(reasons) == ["broken.parquet", "empty.parquet", "wrong.parquet"]
+    assert "no column 'text'" in reasons["wrong.parquet"]
+    assert all(reasons.values())
+
+
+def test_if_no_shard_has_the_column_it_is_the_users_error(write_shards: Write) -> None:
+    root = write_shards({"a": pa.table({"body": ["x"]}), "b": pa.table({"body": ["x"]})})
+    with pytest.raises(SchemaError, match="no column 'text'"):
+        plan_splits(str(root), check_schema=accept, max_split_rows=10)
+
+
+def test_if_no_shard_can_be_read_it_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"none of 1 shards can be read.*a\.parquet"):
+        plan_splits(str(tmp_path), check_schema=accept, max_split_rows=10)
+
+
+def test_a_folder_without_shards_is_named_with_the_key(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"input\.path=.*no \*\.parquet files"):
+        plan_splits(str(tmp_path), check_schema=accept, max_split_rows=10)
+
+
+def test_two_shards_that_would_share_an_output_are_refused(write_shards: Write) -> None:
+    root = write_shards({"a": texts(20), "a-00000": texts(5)}, row_group_size=10)
+    with pytest.raises(DataError, match=r"both be scored into a-00000\.parquet"):
+        plan_splits(str(root), check_schema=accept, max_split_rows=10)

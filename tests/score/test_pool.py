@@ -1,0 +1,50 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertray.config import Pool
+from bertray.errors import ConfigError
+from bertray.score.pool import TASK_CPUS, plan_pool
+
+
+def pool(**settings: object) -> Pool:
+    return Pool.model_validate(settings)
+
+
+@given(st.integers(1, 256), st.integers(1, 1000), st.none() | st.integers(1, 8))
+def test_a_default_cpu_pool_leaves_room_for_reading_and_writing(
+    num_cpus: int, num_splits: int, threads: int | None
+) -> None:
+    plan = plan_pool(
+        pool(num_threads=threads), num_cpus=num_cpus, num_gpus=0, num_splits=num_splits
+    )
+    assert plan.device == "cpu"
+    assert 1 <= plan.min_actors <= plan.max_actors <= max(num_splits, 1)
+    assert plan.max_actors * plan.num_cpus + 2 * TASK_CPUS <= num_cpus + 1e-9
+
+
+def test_a_gpu_cluster_gets_one_actor_a_gpu() -> None:
+    plan = plan_pool(pool(), num_cpus=64, num_gpus=8, num_splits=1000)
+    assert (plan.device, plan.max_actors, plan.num_gpus) == ("cuda", 8, 1)
+
+
+def test_a_fraction_of_a_gpu_shares_it() -> None:
+    plan = plan_pool(pool(num_gpus=0.5), num_cpus=64, num_gpus=2, num_splits=1000)
+    assert (plan.device, plan.max_actors, plan.num_gpus) == ("cuda", 4, 0.5)
+
+
+def test_no_more_actors_than_splits() -> None:
+    assert plan_pool(pool(), num_cpus=64, num_gpus=8, num_splits=3).max_actors == 3
+
+
+def test_what_the_config_says_is_taken() -> None:
+    plan = plan_pool(pool(min_actors=2, max_actors=5), num_cpus=64, num_gpus=8, num_splits=100)
+    assert (plan.min_actors, plan.max_actors) == (2, 5)
+    assert plan_pool(pool(num_gpus=0), num_cpus=4, num_gpus=8, num_splits=9).device == "cpu"
+
+
+def test_gpus_that_are_not_there_are_an_error_unless_the_size_is_given() -> None:
+    with pytest.raises(ConfigError, match=r"pool\.num_gpus=1, but the cluster has no GPU"):
+        plan_pool(pool(num_gpus=1), num_cpus=4, num_gpus=0, num_splits=9)
+    plan = plan_pool(pool(num_gpus=1, max_actors=4), num_cpus=4, num_gpus=0, num_splits=9)
+    assert (plan.device, plan.max_actors) == ("cuda", 4)

@@ -1,0 +1,113 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bertray.errors import StorageError
+from bertray.schema import OK, Predictions, append_predictions
+from bertray.score.plan import Split, committed_splits, plan_splits, read_footer
+from bertray.score.sink import Receipt, ShardSink
+from bertray.score.source import Reading, fault_block, read_split
+
+Write = Callable[..., Path]
+
+
+def sink_into(folder: Path, *, model: str = "m1", settings: str = "s1") -> ShardSink:
+    return ShardSink(str(folder), model, settings, "cpu", "")
+
+
+def scored(root: Path) -> tuple[Split, pa.Table]:
+    (split,) = plan_splits(str(root), check_schema=lambda s, w: None, max_split_rows=10).splits
+    block = read_split(split, Reading("text", None, None, ""))
+    values = np.tile(np.array([0.25, 0.75], np.float32), (block.num_rows, 1))
+    predictions = Predictions(values, (OK,) * block.num_rows)
+    return split, append_predictions(block, predictions, labels=("no", "yes"))
+
+
+@pytest.fixture
+def block(write_shards: Write) -> tuple[Split, pa.Table]:
+    table = pa.table({"text": ["a", "b", "c"], "id": [1, 2, 3]})
+    return scored(write_shards({"a": table.replace_schema_metadata({"owner": "them"})}))
+
+
+def test_a_committed_file_holds_the_rows_and_its_footer_is_the_commit(
+    tmp_path: Path, block: tuple[Split, pa.Table]
+) -> None:
+    split, table = block
+    out = tmp_path / "out"
+    receipt = Receipt.from_json(sink_into(out)(table)["receipt"][0].as_py())
+    assert (receipt.num_rows, receipt.label_counts) == (3, {"yes": 3})
+    written = pq.read_table(out / "a.parquet")
+    assert written.column_names[:2] == ["text", "id"]
+    assert written["predicted_label"].to_pylist() == ["yes"] * 3
+    assert written.schema.metadata[b"owner"] == b"them"
+    assert not [key for key in written.schema.metadata if key.startswith(b"bertray.block")]
+
+    done = committed_splits([split], str(out), model_digest="m1", settings_digest="s1")
+    assert list(done) == [split.id]
+    assert Receipt.from_footer(split, done[split.id]).label_counts == {"yes": 3}
+    assert not committed_splits([split], str(out), model_digest="m2", settings_digest="s1")
+    assert not committed_splits([split], str(out), model_digest="m1", settings_digest="s2")
+
+
+def test_equal_rows_give_equal_bytes(tmp_path: Path, block: tuple[Split, pa.Table]) -> None:
+    _, table = block
+    for name in ("one", "two"):
+        sink_into(tmp_path / name)(table)
+    one, two = ((tmp_path / name / "a.parquet").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_late_writer_changes_nothing(tmp_path: Path, block: tuple[Split, pa.Table]) -> None:
+    _, table = block
+    sink = sink_into(tmp_path)
+    sink(table)
+    before = (tmp_path / "a.parquet").stat()
+    sink(table)
+    after = (tmp_path / "a.parquet").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_the_output_of_a_changed_shard_is_replaced(tmp_path: Path, write_shards: Write) -> None:
+    out = tmp_path / "out"
+    _, old = scored(write_shards({"a": pa.table({"text": ["old"]})}))
+    sink_into(out)(old)
+    split, new = scored(write_shards({"a": pa.table({"text": ["new", "newer"]})}))
+    assert not committed_splits([split], str(out), model_digest="m1", settings_digest="s1")
+    sink_into(out)(new)
+    assert pq.read_table(out / "a.parquet")["text"].to_pylist() == ["new", "newer"]
+    assert [path.name for path in out.iterdir()] == ["a.parquet"]
+
+
+def test_a_half_written_file_is_no_commit_and_is_replaced(
+    tmp_path: Path, block: tuple[Split, pa.Table]
+) -> None:
+    split, table = block
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.parquet").write_bytes(b"PAR1 half")
+    assert read_footer(str(out / "a.parquet")) is None
+    assert not committed_splits([split], str(out), model_digest="m1", settings_digest="s1")
+    sink_into(out)(table)
+    assert pq.read_table(out / "a.parquet").num_rows == 3
+
+
+def test_a_block_that_lost_rows_is_never_written(
+    tmp_path: Path, block: tuple[Split, pa.Table]
+) -> None:
+    _, table = block
+    with pytest.raises(StorageError, match="2 rows arrived, the footer says 3"):
+        sink_into(tmp_path / "out")(table.slice(1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fault_becomes_a_receipt_and_no_file(
+    tmp_path: Path, block: tuple[Split, pa.Table]
+) -> None:
+    split, _ = block
+    receipt = sink_into(tmp_path / "out")(fault_block(split, "bad page"))["receipt"][0].as_py()
+    assert Receipt.from_json(receipt).fault == "bad page"
+    assert not (tmp_path / "out").exists()

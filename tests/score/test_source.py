@@ -1,0 +1,93 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from bertray.errors import SchemaError
+from bertray.score.plan import Plan, plan_splits
+from bertray.score.source import Reading, SplitSource, fault_of, read_split, split_of
+
+Write = Callable[..., Path]
+ALL = Reading("text", None, None, "")
+
+
+def planned(root: Path, *, max_split_rows: int = 10) -> Plan:
+    return plan_splits(
+        str(root), check_schema=lambda schema, where: None, max_split_rows=max_split_rows
+    )
+
+
+def shard(count: int, *, first: int = 0) -> pa.Table:
+    numbers = range(first, first + count)
+    return pa.table({"id": numbers, "text": [f"row {n}" for n in numbers], "extra": numbers})
+
+
+def test_each_split_is_read_as_one_block_that_names_it(write_shards: Write) -> None:
+    root = write_shards({"a": shard(25), "b": shard(3)}, row_group_size=10)
+    plan = planned(root)
+    tasks = SplitSource(plan.splits, ALL).get_read_tasks(parallelism=1)
+    blocks = [block for task in tasks for block in task()]
+    assert [split_of(block) for block in blocks] == list(plan.splits)
+    assert [block.num_rows for block in blocks] == [10, 10, 5, 3]
+    assert pa.concat_tables(blocks[:3])["id"].to_pylist() == list(range(25))
+    assert all(fault_of(block) is None for block in blocks)
+
+
+def test_only_the_columns_needed_are_read(write_shards: Write) -> None:
+    (split,) = planned(write_shards({"a": shard(2)})).splits
+    assert read_split(split, Reading("text", None, ("id",), "")).column_names == ["id", "text"]
+    assert read_split(split, ALL).column_names == ["id", "text", "extra"]
+
+
+def test_a_shards_own_types_and_metadata_are_kept(write_shards: Write) -> None:
+    table = pa.table(
+        {
+            "text": pa.array(["a", "b", "a"]).dictionary_encode(),
+            "when": pa.array([1, 2, 3], pa.timestamp("us", "UTC")),
+            "tags": pa.array([["x"], [], None], pa.list_(pa.string())),
+            "nested": pa.array([{"a": 1}, None, {"a": 3}]),
+        }
+    ).replace_schema_metadata({"owner": "them"})
+    (split,) = planned(write_shards({"a": table})).splits
+    read = read_split(split, ALL)
+    assert read.schema.metadata[b"owner"] == b"them"
+    assert read.cast(table.schema).equals(table)
+    assert read.schema.types == table.schema.types
+
+
+def test_a_shard_that_cannot_be_read_becomes_a_block_that_says_why(write_shards: Write) -> None:
+    root = write_shards({"a": shard(1000), "b": shard(2)}, compression="none")
+    plan = planned(root, max_split_rows=1000)
+    damaged = bytearray((root / "a.parquet").read_bytes())
+    damaged[4:400] = bytes(396)  # the first pages
+    (root / "a.parquet").write_bytes(damaged)
+    tasks = SplitSource(plan.splits, ALL).get_read_tasks(parallelism=1)
+    (bad,), (good,) = (list(task()) for task in tasks)
+    assert split_of(bad).shard == "a.parquet"
+    assert fault_of(bad)
+    assert good.num_rows == 2
+
+
+def test_a_flipped_bit_under_a_page_checksum_is_found(write_shards: Write) -> None:
+    root = write_shards({"a": shard(500)}, compression="none", write_page_checksum=True)
+    (split,) = planned(root, max_split_rows=500).splits
+    content = bytearray((root / "a.parquet").read_bytes())
+    place = content.rindex(b"row 250")
+    content[place] ^= 1
+    (root / "a.parquet").write_bytes(content)
+    (block,) = SplitSource([split], ALL).get_read_tasks(1)[0]()
+    assert "CRC" in (fault_of(block) or "")
+
+
+def test_reading_checks_every_column_it_is_told_of() -> None:
+    schema = pa.schema([("text", pa.string()), ("n", pa.int64())])
+    Reading("text", None, ("n",), "").check(schema, "s")
+    with pytest.raises(SchemaError, match=r"set input\.text"):
+        Reading("n", None, None, "").check(schema, "s")
+    with pytest.raises(SchemaError, match=r"set input\.text_pair"):
+        Reading("text", "gone", None, "").check(schema, "s")
+    with pytest.raises(SchemaError, match=r"set input\.columns"):
+        Reading("text", None, ("gone",), "").check(schema, "s")
+    with pytest.raises(SchemaError, match=r"set data\.text"):
+        Reading("gone", None, None, "", section="data").check(schema, "s")

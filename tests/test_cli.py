@@ -1,0 +1,170 @@
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from bertray import cli
+
+Write = Callable[..., Path]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Exit code and what a user reads on stderr; fails if a cluster was started."""
+    code = cli.main(list(words))
+    ray = sys.modules.get("ray")
+    assert ray is None or not ray.is_initialized()
+    return code, " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster() -> None:
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+
+
+def test_help_answers_in_under_a_second_without_ray_or_torch() -> None:
+    code = (
+        "import sys; from bertray.cli import main; main(['--help']); "
+        "print(sorted({'ray', 'torch', 'transformers'} & set(sys.modules)), file=sys.stderr)"
+    )
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        times.append(time.perf_counter() - start)
+    assert "score" in done.stdout
+    assert done.stderr.strip().endswith("[]")
+    assert min(times) < 1.0
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "score", "doctor"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command, "--help"]) == 0
+    assert "key=value" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = run(capsys, "scor")
+    assert code == 2
+    assert "scor" in message
+
+
+def test_two_config_files_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = run(capsys, "score", "a.yaml", "b.yaml")
+    assert code == 2
+    assert "one config file at most, found a.yaml, b.yaml" in message
+
+
+@pytest.fixture
+def inbox(write_shards: Write) -> Path:
+    table = pa.table({"text": ["good", "bad"], "stars": [5, 1], "label": ["a", "a"]})
+    return write_shards({"a": table})
+
+
+def score_words(model: object, source: object, output: object, *words: str) -> list[str]:
+    return [f"model.path={model}", f"input.path={source}", f"output.path={output}", *words]
+
+
+def test_a_missing_input_is_named_before_a_cluster_starts(
+    classifier_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = score_words(classifier_folder, tmp_path / "gone", tmp_path / "out")
+    code, message = run(capsys, "score", *words)
+    assert code == 2
+    assert f"{tmp_path}/gone: no such file or folder" in message
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ("input.text=body", "no column 'body' (columns: text, stars, label); set input.text"),
+        ("input.text=stars", "column 'stars' is int64, expected string; set input.text"),
+        ("input.text_pair=gone", "no column 'gone'"),
+        ("input.columns=[text, gone]", "set input.columns"),
+    ],
+)
+def test_a_wrong_column_is_named_with_its_key(
+    classifier_folder: Path,
+    inbox: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    word: str,
+    wanted: str,
+) -> None:
+    code, message = run(
+        capsys, "score", *score_words(classifier_folder, inbox, tmp_path / "out", word)
+    )
+    assert code == 2
+    assert wanted in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_clash_with_a_scored_column_is_an_error_before_anything_runs(
+    classifier_folder: Path,
+    write_shards: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = write_shards({"a": pa.table({"text": ["x"], "predicted_label": ["y"]})})
+    code, message = run(capsys, "score", *score_words(classifier_folder, source, tmp_path / "out"))
+    assert code == 2
+    assert "overwrite predicted_label; set output.prefix" in message
+
+
+def test_a_model_without_a_head_is_refused(
+    inbox: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    BertModel(config).save_pretrained(tmp_path / "encoder")
+    code, message = run(
+        capsys, "score", *score_words(tmp_path / "encoder", inbox, tmp_path / "out")
+    )
+    assert code == 2
+    assert "has no classification head; fine-tune it first with `bertray train" in message
+
+
+def test_a_model_that_is_not_there_is_refused(
+    inbox: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, message = run(capsys, "score", *score_words(tmp_path, inbox, tmp_path / "out"))
+    assert code == 2
+    assert "no config.json in there" in message
+    code, message = run(capsys, "score", *score_words("no/such-model", inbox, tmp_path / "out"))
+    assert code == 2
+    assert "model.path=no/such-model: no such folder" in message
+
+
+def test_an_output_that_is_not_ours_is_refused_and_left_alone(
+    classifier_folder: Path, inbox: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/precious.txt").write_text("theirs")
+    code, message = run(capsys, "score", *score_words(classifier_folder, inbox, tmp_path / "out"))
+    assert code == 2
+    assert "output.path=" in message
+    assert "did not write" in message
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious.txt"]
+
+
+def test_a_bug_is_told_from_a_users_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr(cli, "load_config", broken)
+    code, message = run(capsys, "score", "input.path=x")
+    assert code == 1
+    assert "unforeseen ZeroDivisionError: of ours" in message
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["--debug", "score", "input.path=x"])
+    cli._state["debug"] = False

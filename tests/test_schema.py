@@ -1,0 +1,105 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertray.errors import SchemaError
+from bertray.schema import (
+    OK,
+    Predictions,
+    append_predictions,
+    check_label_column,
+    check_no_clash,
+    check_text_column,
+    scored_column_names,
+)
+
+LABELS = ("no", "maybe", "yes")
+
+
+def predictions(rows: list[list[float] | None]) -> Predictions:
+    values = [[float("nan")] * 3 if row is None else row for row in rows]
+    status = tuple("null text" if row is None else OK for row in rows)
+    return Predictions(np.array(values, np.float32).reshape(len(rows), 3), status)
+
+
+def test_the_scored_columns_have_the_promised_names_types_and_values() -> None:
+    table = pa.table({"id": [1, 2, 3]})
+    scored = append_predictions(
+        table, predictions([[0.2, 0.7, 0.1], None, [0.1, 0.2, 0.7]]), labels=LABELS
+    )
+    assert scored.schema.names == ["id", *scored_column_names("")]
+    assert scored.schema.field("predicted_label").type == pa.string()
+    assert scored.schema.field("predicted_probability").type == pa.float32()
+    assert scored.schema.field("probabilities").type == pa.list_(pa.float32())
+    assert scored.schema.field("prediction_status").type == pa.string()
+    assert scored["predicted_label"].to_pylist() == ["maybe", None, "yes"]
+    near = pytest.approx(0.7)
+    assert scored["predicted_probability"].to_pylist() == [near, None, near]
+    assert scored["probabilities"].to_pylist()[1] is None
+    assert scored["probabilities"].to_pylist()[2] == pytest.approx([0.1, 0.2, 0.7])
+    assert scored["prediction_status"].to_pylist() == [OK, "null text", OK]
+
+
+def test_no_rows_give_no_rows_with_all_columns() -> None:
+    scored = append_predictions(
+        pa.table({"id": pa.array([], pa.int8())}), predictions([]), labels=LABELS, prefix="p_"
+    )
+    assert scored.num_rows == 0
+    assert scored.schema.names == ["id", *scored_column_names("p_")]
+
+
+@given(st.lists(st.none() | st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3)))
+def test_every_row_in_is_a_row_out_and_the_label_is_the_most_probable(
+    rows: list[list[float] | None],
+) -> None:
+    scored = append_predictions(
+        pa.table({"id": range(len(rows))}), predictions(rows), labels=LABELS
+    ).to_pylist()
+    assert [row["id"] for row in scored] == list(range(len(rows)))
+    for row, given_row in zip(scored, rows, strict=True):
+        if given_row is None:
+            assert row["predicted_label"] is None
+        else:
+            assert row["predicted_probability"] == max(row["probabilities"])
+            best = row["probabilities"].index(row["predicted_probability"])
+            assert row["predicted_label"] == LABELS[best]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
+)
+def test_every_arrow_string_type_is_text(kind: pa.DataType) -> None:
+    check_text_column(pa.schema([("t", kind)]), "t", where="s", key="input.text")
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.binary(), pa.list_(pa.string()), pa.null()])
+def test_what_is_not_text_is_refused_with_its_type_and_the_key(kind: pa.DataType) -> None:
+    with pytest.raises(SchemaError, match=r"part\.parquet: column 't' is .* set input\.text"):
+        check_text_column(pa.schema([("t", kind)]), "t", where="part.parquet", key="input.text")
+
+
+def test_a_missing_column_is_refused_with_those_that_are_there() -> None:
+    schema = pa.schema([("id", pa.int8()), ("body", pa.string())])
+    with pytest.raises(SchemaError, match=r"no column 'text' \(columns: id, body\)"):
+        check_text_column(schema, "text", where="part.parquet", key="input.text")
+
+
+def test_doubled_and_clashing_columns_are_refused() -> None:
+    doubled = pa.schema([("t", pa.string()), ("t", pa.string())])
+    with pytest.raises(SchemaError, match="2 times"):
+        check_text_column(doubled, "t", where="s", key="input.text")
+    with pytest.raises(SchemaError, match="twice: t"):
+        check_no_clash(doubled, ["t"], where="s", prefix="")
+    taken = pa.schema([("t", pa.string()), ("predicted_label", pa.string())])
+    with pytest.raises(SchemaError, match=r"overwrite predicted_label; set output\.prefix"):
+        check_no_clash(taken, taken.names, where="s", prefix="")
+    check_no_clash(taken, taken.names, where="s", prefix="new_")
+    check_no_clash(taken, ["t"], where="s", prefix="")
+
+
+def test_a_label_column_of_fractions_is_refused() -> None:
+    with pytest.raises(SchemaError, match=r"column 'y' is double.*set data\.label"):
+        check_label_column(pa.schema([("y", pa.float64())]), "y", where="s", key="data.label")

@@ -1,0 +1,162 @@
+"""What is wrong with labelled data is found before a cluster starts, and said in one message."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from bertray.config import TrainData
+from bertray.errors import BertrayError, DataError, SchemaError, StorageError
+from bertray.train.labels import PIECE_ROWS, Labelled, list_shards, locate, read_labels
+
+Write = Callable[..., Path]
+
+
+def rows(labels: list[Any], kind: pa.DataType | None = None) -> pa.Table:
+    texts = [f"text {index}" for index in range(len(labels))]
+    return pa.table({"text": pa.array(texts, pa.string()), "label": pa.array(labels, kind)})
+
+
+def read(train: Path, *, seed: int = 0, **settings: Any) -> Labelled:
+    data = TrainData(train=str(train), **settings)
+    return read_labels(list_shards(data), data, seed=seed)
+
+
+def test_string_labels_are_numbered_in_order(write_shards: Write) -> None:
+    labelled = read(write_shards({"a": rows(["no", "yes"] * 4), "b": rows(["maybe"] * 4)}))
+    assert labelled.labels == ("maybe", "no", "yes")
+    assert labelled.label_ids.tolist() == [1, 2] * 4 + [0] * 4
+
+
+def test_integer_labels_are_numbered_by_value(write_shards: Write) -> None:
+    folder = write_shards({"a": rows([10, 9, 10, 9], pa.int32()), "b": rows([-1, -1], pa.int64())})
+    labelled = read(folder)
+    assert labelled.labels == ("-1", "9", "10")
+    assert labelled.label_ids.tolist() == [2, 1, 2, 1, 0, 0]
+
+
+def test_dictionary_and_boolean_labels_are_read(write_shards: Write) -> None:
+    table = rows(["x", "y"] * 4)
+    encoded = table.set_column(1, "label", table.column("label").dictionary_encode())
+    assert read(write_shards({"a": encoded})).labels == ("x", "y")
+    assert read(write_shards({"a": rows([True, False] * 4)})).labels == ("false", "true")
+
+
+def test_the_split_is_stratified_seeded_and_takes_no_row_twice(write_shards: Write) -> None:
+    folder = write_shards({"a": rows(["x"] * 150 + ["y"] * 50)})
+    held = [read(folder, seed=seed, validation_fraction=0.2).is_validation for seed in (0, 0, 1)]
+    assert held[0][:150].sum() == 30
+    assert held[0][150:].sum() == 10
+    assert (held[0] == held[1]).all()
+    assert (held[0] != held[2]).any()
+
+
+def test_the_only_row_of_a_label_stays_in_training(write_shards: Write) -> None:
+    labelled = read(write_shards({"a": rows(["x"] * 10 + ["rare"] + ["y"] * 10)}))
+    assert not labelled.is_validation[10]
+    assert labelled.is_validation.sum() == 2
+
+
+def test_validation_rows_follow_the_training_rows(write_shards: Write) -> None:
+    train = write_shards({"a": rows(["x", "y"])})
+    validation = write_shards({"v": rows(["y", "x", "x"])}, folder="val")
+    labelled = read(train, validation=str(validation))
+    assert labelled.label_ids.tolist() == [0, 1, 1, 0, 0]
+    assert labelled.is_validation.tolist() == [False, False, True, True, True]
+
+
+def test_pieces_hold_each_row_once_and_rows_can_be_found(write_shards: Write) -> None:
+    shards = {"a": rows(["x", "y"] * 8), "b": rows([], pa.string())}
+    shards["c"] = rows(["y"] * PIECE_ROWS * 2)
+    folder = write_shards(shards, row_group_size=10_000)
+    labelled = read(folder)
+    assert [piece.first_row for piece in labelled.pieces] == [0, 16, 10_016, 20_016]
+    assert locate(3, labelled.pieces) == f"{folder}/a.parquet row 3"
+    assert locate(16, labelled.pieces) == f"{folder}/c.parquet row 0"
+    assert locate(25_016, labelled.pieces) == f"{folder}/c.parquet row 25000"
+
+
+def test_the_digest_follows_the_content_not_the_place(write_shards: Write) -> None:
+    folder = write_shards({"a": rows(["x", "y"])})
+    before = list_shards(TrainData(train=str(folder))).digest
+    moved = folder.rename(folder.with_name("moved"))
+    assert list_shards(TrainData(train=str(moved))).digest == before
+    write_shards({"a": rows(["x", "y", "y"])}, folder="moved")
+    assert list_shards(TrainData(train=str(moved))).digest != before
+
+
+def column(kind: pa.DataType, values: list[Any]) -> pa.Table:
+    return pa.table({"text": ["t"] * len(values), "label": pa.array(values, kind)})
+
+
+NUMBERS = pa.table({"text": [1, 2], "label": ["x", "y"]})
+BAD = {
+    "no such column": (rows(["x", "y"]).rename_columns(["text", "y"]), SchemaError, "data.label"),
+    "no text column": (rows(["x", "y"]).rename_columns(["t", "label"]), SchemaError, "data.text"),
+    "text not string": (NUMBERS, SchemaError, "data.text"),
+    "float labels": (column(pa.float64(), [0.0, 1.0]), SchemaError, "data.label"),
+    "null labels": (rows(["x", None, "y", None]), DataError, "in 2 of 4 rows.*data.label"),
+    "blank labels": (rows(["x", " ", "y"]), DataError, "in 1 of 3 rows.*data.label"),
+    "one label": (rows(["x"] * 9), DataError, "only the label 'x'.*data.label"),
+    "no rows": (rows([], pa.string()), DataError, "no rows"),
+    "too few rows": (rows(["x", "y"]), DataError, "data.validation"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_columns_are_named_with_the_key_to_change(write_shards: Write, case: str) -> None:
+    table, kind, message = BAD[case]
+    with pytest.raises(kind, match=f"(?s){message}") as caught:
+        read(write_shards({"a": table}))
+    assert caught.value.exit_code == 2
+
+
+def test_the_shard_with_null_labels_is_named(write_shards: Write) -> None:
+    folder = write_shards({"a": rows(["x", "y"]), "b": rows(["x", None])})
+    with pytest.raises(DataError, match=r"b\.parquet: column 'label' is null or blank in 1 of 2"):
+        read(folder)
+
+
+def test_labels_of_two_kinds_are_refused_naming_both_shards(write_shards: Write) -> None:
+    folder = write_shards({"a": rows(["x", "y"]), "b": rows([1, 2])})
+    with pytest.raises(SchemaError, match=r"string in .*a\.parquet, int64 in .*b\.parquet"):
+        read(folder)
+
+
+def test_validation_labels_that_training_lacks_are_named(write_shards: Write) -> None:
+    train = write_shards({"a": rows(["x", "y"])})
+    validation = write_shards({"v": rows(["x", "z"])}, folder="val")
+    with pytest.raises(DataError, match=r"data\.validation=.*'z'"):
+        read(train, validation=str(validation))
+
+
+def test_an_empty_validation_set_is_refused(write_shards: Write) -> None:
+    train = write_shards({"a": rows(["x", "y"])})
+    validation = write_shards({"v": rows([], pa.string())}, folder="val")
+    with pytest.raises(DataError, match=r"data\.validation=.*no rows"):
+        read(train, validation=str(validation))
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_a_place_without_shards_is_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((StorageError, DataError), match=name) as caught:
+        read(tmp_path / name)
+    assert isinstance(caught.value, BertrayError)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 cut short"])
+def test_a_broken_shard_stops_training_and_is_named(write_shards: Write, content: bytes) -> None:
+    folder = write_shards({"a": rows(["x", "y"] * 5)})
+    (folder / "broken.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"broken\.parquet: cannot be read"):
+        read(folder)
+
+
+def test_the_order_of_rows_does_not_depend_on_threads(write_shards: Write) -> None:
+    folder = write_shards({f"p{index:02d}": rows([index, -index] * 3) for index in range(1, 30)})
+    first, second = (read(folder).label_ids for _ in range(2))
+    np.testing.assert_array_equal(first, second)

@@ -1,0 +1,69 @@
+"""Every row exactly once an epoch, whatever the number of rows, workers and rows a batch."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertray.train.plan import WINDOW_BATCHES, deal, num_steps_per_epoch, plan_epoch
+
+SIZES = st.integers(1, 40)
+
+
+def random_lengths(num_rows: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(2, 128, num_rows)
+
+
+@given(num_rows=st.integers(0, 700), per_device=SIZES, workers=st.integers(1, 7), epoch=SIZES)
+def test_each_row_is_trained_on_once_an_epoch(
+    num_rows: int, per_device: int, workers: int, epoch: int
+) -> None:
+    lengths = random_lengths(num_rows)
+    batches = plan_epoch(lengths, global_batch_size=per_device * workers, seed=1, epoch=epoch)
+    shares = [deal(batch, lengths, num_ranks=workers) for batch in batches]
+    seen = [row for share in shares for rows in share for row in rows]
+    assert sorted(seen) == list(range(num_rows))
+    assert len(batches) == num_steps_per_epoch(num_rows, global_batch_size=per_device * workers)
+    assert all(len(share) == workers for share in shares)
+    assert max((len(rows) for share in shares for rows in share), default=0) <= per_device
+
+
+@given(num_rows=st.integers(1, 300), batch=SIZES)
+def test_at_most_one_batch_is_smaller(num_rows: int, batch: int) -> None:
+    sizes = [
+        len(rows)
+        for rows in plan_epoch(random_lengths(num_rows), global_batch_size=batch, seed=0, epoch=0)
+    ]
+    assert sum(size < batch for size in sizes) == (num_rows % batch > 0)
+
+
+def test_the_plan_is_the_same_for_any_number_of_workers_with_the_same_global_batch() -> None:
+    lengths = random_lengths(500)
+    one, again = (plan_epoch(lengths, global_batch_size=32, seed=3, epoch=2) for _ in range(2))
+    assert all((a == b).all() for a, b in zip(one, again, strict=True))
+
+
+def test_epochs_and_seeds_shuffle_anew() -> None:
+    lengths = random_lengths(500)
+    first = np.concatenate(plan_epoch(lengths, global_batch_size=32, seed=0, epoch=0))
+    for seed, epoch in ((0, 1), (1, 0)):
+        other = np.concatenate(plan_epoch(lengths, global_batch_size=32, seed=seed, epoch=epoch))
+        assert (first != other).any()
+
+
+def test_grouping_by_length_leaves_little_padding() -> None:
+    lengths = random_lengths(32 * WINDOW_BATCHES)
+    batches = plan_epoch(lengths, global_batch_size=32, seed=0, epoch=0)
+    padded = sum(len(rows) * lengths[rows].max() for rows in batches)
+    assert padded < 1.05 * lengths.sum()
+
+
+@given(num_rows=st.integers(1, 100), workers=st.integers(1, 8), seed=SIZES)
+def test_ranks_get_as_many_rows_and_about_as_many_tokens(
+    num_rows: int, workers: int, seed: int
+) -> None:
+    lengths = random_lengths(num_rows, seed)
+    shares = deal(np.arange(num_rows), lengths, num_ranks=workers)
+    rows = [len(share) for share in shares]
+    tokens = [int(lengths[share].sum()) for share in shares]
+    assert max(rows) - min(rows) <= 1
+    assert max(tokens) - min(tokens) <= lengths.max()

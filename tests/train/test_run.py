@@ -1,0 +1,253 @@
+"""What train() does before a cluster starts: every mistake is found, finished work is found too."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from bertray.cluster import Resources
+from bertray.config import Scaling, TrainConfig, TrainModel, load_config
+from bertray.errors import BertrayError, ConfigError, ModelError, OutputError
+from bertray.model.bundle import read_manifest
+from bertray.train import lineage as folder
+from bertray.train.base import load_base, open_base
+from bertray.train.loop import Epoch, save_state
+from bertray.train.optim import make_optimizer, make_schedule
+from bertray.train.run import Job, TrainSummary, plan_scaling, prepare, train, write_bundle
+
+Write = Callable[..., Path]
+METRICS = {"accuracy": 0.5, "macro_f1": 0.4, "loss": 0.7}
+
+
+@pytest.fixture
+def config(write_shards: Write, classifier_folder: Path, tmp_path: Path) -> TrainConfig:
+    shards = {"a": pa.table({"text": ["good film"] * 20, "label": ["x", "y"] * 10})}
+    return load_config(
+        TrainConfig,
+        None,
+        [
+            f"model.base={classifier_folder}",
+            f"data.train={write_shards(shards)}",
+            f"output.path={tmp_path / 'out'}",
+        ],
+    )
+
+
+def changed(config: TrainConfig, **sections: dict[str, Any]) -> TrainConfig:
+    values = config.model_dump()
+    for name, section in sections.items():
+        values[name] |= section
+    return TrainConfig.model_validate(values)
+
+
+def ready(config: TrainConfig) -> Job:
+    job = prepare(config)
+    assert isinstance(job, Job)
+    return job
+
+
+def finish(config: TrainConfig, tmp_path: Path) -> Job:
+    """Put the bundle in place that a training would have made."""
+    job = ready(config)
+    folder.begin(config.output.path, job.lineage)
+    model = load_base(job.base, labels=job.labelled.labels, seed=0)
+    optimizer = make_optimizer(model, config.optim)
+    weights, made = tmp_path / "weights", tmp_path / "made"
+    for path in (weights, made):
+        path.mkdir(exist_ok=True)
+    schedule = make_schedule(optimizer, warmup_ratio=0.1, num_steps=1)
+    save_state(weights, [], model, optimizer, schedule)
+    summary = TrainSummary(
+        epochs=(Epoch(1, 0.7, METRICS, 18, 72, 2.0),),
+        best_epoch=1,
+        labels=job.labelled.labels,
+        num_rows=18,
+        num_validation_rows=2,
+        num_rows_left_out=0,
+        seconds=3.0,
+    )
+    write_bundle(made, weights=weights, job=job, summary=summary)
+    folder.publish(made, config.output.path)
+    return job
+
+
+def test_a_finished_bundle_is_returned_at_once(config: TrainConfig, tmp_path: Path) -> None:
+    finish(config, tmp_path)
+    events: list[object] = []
+    summary = train(config, on_progress=events.append)  # no cluster is there to start on
+    assert not events
+    assert not summary.is_new
+    assert summary.metrics == METRICS
+    assert summary.tokens_per_s == 36
+    assert train(changed(config, output={"replace": True})) == summary
+
+
+def test_what_an_interrupted_publication_left_behind_is_swept(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    job = finish(config, tmp_path)
+    folder.begin(config.output.path, job.lineage)  # as if killed before the last removal
+    assert not train(config).is_new
+    assert not (Path(config.output.path) / folder.RUN).exists()
+
+
+def test_the_bundle_says_what_it_was_made_of(config: TrainConfig, tmp_path: Path) -> None:
+    job = finish(config, tmp_path)
+    manifest = read_manifest(config.output.path)
+    assert manifest is not None
+    assert manifest.lineage == job.lineage
+    assert manifest.labels == ["x", "y"]
+    assert manifest.metrics == METRICS
+    assert load_config(TrainConfig, Path(config.output.path) / "_config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"optim": {"learning_rate": 1e-4}}, "optim.learning_rate: 2e-05 there, 0.0001 here"),
+        ({"training": {"num_epochs": 7}}, "training.num_epochs: 3 there, 7 here"),
+        ({"model": {"max_length": 16}}, "model.max_length: 64 there, 16 here"),
+        ({"scaling": {"num_workers": 2}}, "scaling.num_workers: 1 there, 2 here"),
+    ],
+)
+def test_other_settings_are_refused_by_name_unless_told_to_replace(
+    config: TrainConfig, tmp_path: Path, sections: dict[str, Any], named: str
+) -> None:
+    finish(config, tmp_path)
+    other = changed(config, **sections)
+    with pytest.raises(OutputError, match=rf"{named}\).*output\.replace=true"):
+        prepare(other)
+    assert ready(changed(other, output={"replace": True})).config.output.replace
+
+
+def test_other_data_and_another_base_are_refused_by_name(
+    config: TrainConfig, tmp_path: Path, write_shards: Write
+) -> None:
+    job = finish(config, tmp_path)
+    write_shards({"b": pa.table({"text": ["bad"], "label": ["x"]})})
+    with pytest.raises(OutputError, match=r"data\.train or data\.validation"):
+        prepare(config)
+    (Path(config.data.train) / "b.parquet").unlink()
+    lineage = {**job.lineage, "base": "another"}
+    with pytest.raises(OutputError, match=r"model\.base"):
+        folder.find_equal(config.output.path, lineage, base="b", replace=False)
+
+
+def test_where_things_lie_and_how_fast_they_run_is_no_part_of_the_lineage(
+    config: TrainConfig,
+) -> None:
+    other = changed(config, scaling={"num_threads": 4, "use_gpu": False}, output={"path": "x"})
+    assert ready(config).lineage == ready(other).lineage
+
+
+def test_a_replaced_bundle_leaves_no_file_behind(config: TrainConfig, tmp_path: Path) -> None:
+    finish(config, tmp_path)
+    stale = Path(config.output.path) / "model-00001-of-00002.safetensors"
+    stale.write_bytes(b"")
+    finish(changed(config, optim={"learning_rate": 1.0}, output={"replace": True}), tmp_path)
+    assert not stale.exists()
+
+
+def test_publishing_that_is_cut_short_leaves_no_bundle(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put: list[str] = []
+
+    def dies_at_the_config(staged: Path, uri: str, **options: bool) -> bool:
+        put.append(Path(uri).name)
+        if put[-1] == folder.MODEL_CONFIG:
+            raise KeyboardInterrupt
+        staged.replace(uri)
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bertray.train.lineage.storage.publish", dies_at_the_config)
+        with pytest.raises(KeyboardInterrupt):
+            finish(config, tmp_path)
+    assert "model.safetensors" in put
+    output = Path(config.output.path)
+    assert not (output / "config.json").exists()
+    assert not (output / "bertray.json").exists()
+    assert put.index("model.safetensors") < put.index("config.json")
+    assert ready(config)  # and the next run goes on
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(config: TrainConfig) -> None:
+    output = Path(config.output.path)
+    output.mkdir()
+    (output / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"output\.path=.*no bertray train has written"):
+        prepare(changed(config, output={"replace": True}))
+    assert (output / "thesis.txt").read_text() == "mine"
+
+
+def test_a_file_at_the_output_path_is_an_error(config: TrainConfig) -> None:
+    Path(config.output.path).write_text("")
+    with pytest.raises(OutputError, match="is a file"):
+        prepare(config)
+
+
+def test_an_unfinished_training_of_our_own_is_no_obstacle(config: TrainConfig) -> None:
+    folder.begin(config.output.path, {"of": "another try"})
+    assert ready(config)
+
+
+def test_a_base_that_cannot_be_reached_names_its_key(config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.base=.*no-such-model"):
+        prepare(changed(config, model={"base": "no-such-model"}))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"model\.base=.*config\.json"):
+        prepare(changed(config, model={"base": str(tmp_path / "empty")}))
+
+
+def test_an_encoder_with_missing_layers_is_refused(
+    config: TrainConfig, classifier_folder: Path, tmp_path: Path
+) -> None:
+    import json
+    import shutil
+
+    broken = shutil.copytree(classifier_folder, tmp_path / "broken")
+    settings = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 3}))
+    with pytest.raises(ModelError, match=r"the weights lack bert\.encoder\.layer\.2"):
+        prepare(changed(config, model={"base": str(broken)}))
+
+
+def test_a_length_beyond_the_models_positions_is_refused(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match=r"model\.max_length=65: .* takes 64 tokens"):
+        prepare(changed(config, model={"max_length": 65}))
+
+
+def test_a_base_that_changed_since_the_driver_saw_it_is_refused(classifier_folder: Path) -> None:
+    base = open_base(TrainModel(base=str(classifier_folder)))
+    with pytest.raises(ModelError, match="on this node"):
+        load_base(replace(base, digest="0" * 64), labels=("x", "y"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "cpus", "gpus", "per_worker"),
+    [
+        ({"num_workers": 2}, 2, 0, {"CPU": 0.8}),
+        ({"num_workers": 8}, 2, 0, {"CPU": 0.2}),
+        ({"num_workers": 2}, 64, 0, {"CPU": 1.0}),
+        ({"num_workers": 2, "num_threads": 4}, 64, 0, {"CPU": 4}),
+        ({"num_workers": 2, "num_threads": 4}, 6, 0, {"CPU": 2}),
+        ({"num_workers": 2}, 16, 2, {"CPU": 1.0}),
+    ],
+)
+def test_workers_always_fit_the_cluster(
+    scaling: dict[str, Any], cpus: int, gpus: int, per_worker: dict[str, float]
+) -> None:
+    plan = plan_scaling(Scaling(**scaling), Resources(cpus, gpus, 1))
+    assert plan.resources_per_worker == per_worker
+    assert plan.use_gpu == (gpus >= scaling["num_workers"])
+
+
+def test_gpus_that_are_not_there_are_an_error_and_may_be_declined() -> None:
+    with pytest.raises(ConfigError, match=r"scaling\.use_gpu=true") as caught:
+        plan_scaling(Scaling(num_workers=2, use_gpu=True), Resources(8, 1, 1))
+    assert isinstance(caught.value, BertrayError)
+    assert not plan_scaling(Scaling(use_gpu=False), Resources(8, 1, 1)).use_gpu

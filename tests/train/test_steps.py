@@ -1,0 +1,190 @@
+"""N ranks take the same steps as one with the N-fold batch; a loss that is no number stops all."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+
+from bertray.config import Optim
+from bertray.train.base import Base, load_base
+from bertray.train.examples import Examples
+from bertray.train.loop import load_checkpoint, load_state, save_state
+from bertray.train.optim import make_optimizer, make_schedule
+from bertray.train.plan import plan_epoch
+from bertray.train.steps import NonFiniteLossError, Step, predict, seed_epoch, train_steps
+
+LABELS = ("no", "yes")
+GLOBAL_BATCH = 6
+NUM_ROWS = 43  # 7 full batches and one of a single row, so a second rank has none
+EPOCHS = 3
+
+
+class Trainer:
+    """One rank's model and optimizer, without Ray."""
+
+    def __init__(self, base: Base, examples: Examples, *, rank: int = 0, world_size: int = 1):
+        self.rank, self.world_size, self.examples = rank, world_size, examples
+        self.bare = load_base(base, labels=LABELS, seed=5)
+        self.model: Any = self.bare
+        self.num_steps = EPOCHS * -(-len(examples) // GLOBAL_BATCH)
+        self.start(Optim(learning_rate=1e-3))
+
+    def start(self, optim: Optim) -> None:
+        self.optimizer = make_optimizer(self.bare, optim)
+        self.schedule = make_schedule(self.optimizer, warmup_ratio=0.1, num_steps=self.num_steps)
+
+    def epoch(self, number: int) -> list[Step]:
+        seed_epoch(0, epoch=number, rank=self.rank)
+        lengths = self.examples.encoded.lengths
+        steps = train_steps(
+            self.model,
+            self.optimizer,
+            self.schedule,
+            self.examples,
+            plan=plan_epoch(lengths, global_batch_size=GLOBAL_BATCH, seed=0, epoch=number),
+            steps_done=number * self.num_steps // EPOCHS,
+            num_steps=self.num_steps,
+            max_grad_norm=1.0,
+            pad_token_id=0,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        return list(steps)
+
+    def predict(self) -> np.ndarray:
+        return predict(
+            self.model,
+            self.examples.encoded,
+            num_labels=2,
+            max_tokens=64,
+            pad_token_id=0,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+
+
+def without_dropout(trainer: Trainer) -> Trainer:
+    for module in trainer.bare.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "dropout_prob"):
+            module.dropout_prob = 0.0
+    return trainer
+
+
+def _rank(rank: int, base: Base, examples: Examples, folder: str) -> None:
+    """What a process of the two-rank run does; leaves its losses and predictions in a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    trainer = without_dropout(Trainer(base, examples, rank=rank, world_size=2))
+    trainer.model = torch.nn.parallel.DistributedDataParallel(trainer.bare)
+    losses = [step.loss for epoch in range(EPOCHS) for step in trainer.epoch(epoch)]
+    np.savez(f"{folder}/rank{rank}.npz", losses=losses, probabilities=trainer.predict())
+    next(trainer.bare.parameters()).data.fill_(float("nan"))
+    try:
+        trainer.epoch(0)
+    except NonFiniteLossError as error:
+        Path(f"{folder}/rank{rank}.txt").write_text(str(error))
+    dist.destroy_process_group()
+
+
+def test_two_ranks_take_the_steps_of_one_with_the_double_batch(
+    base: Base, make_examples: Callable[..., Examples], tmp_path: Path
+) -> None:
+    examples = make_examples(NUM_ROWS)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    multiprocessing.spawn(_rank, (base, examples, str(tmp_path)), nprocs=2)
+    one = without_dropout(Trainer(base, examples))
+    losses = [step.loss for epoch in range(EPOCHS) for step in one.epoch(epoch)]
+    assert len(losses) == 24
+    for rank in (0, 1):
+        two = np.load(tmp_path / f"rank{rank}.npz")
+        np.testing.assert_allclose(two["losses"], losses, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(two["probabilities"], one.predict(), rtol=0, atol=1e-5)
+        assert "the optimizer step was not taken" in (tmp_path / f"rank{rank}.txt").read_text()
+
+
+def test_every_step_says_what_it_did(base: Base, make_examples: Callable[..., Examples]) -> None:
+    examples = make_examples(NUM_ROWS)
+    trainer = Trainer(base, examples)
+    steps = [*trainer.epoch(0), *trainer.epoch(1)]
+    assert [step.step for step in steps] == list(range(1, 17))
+    assert sum(step.num_rows for step in steps) == 2 * NUM_ROWS
+    assert sum(step.num_tokens for step in steps) == 2 * examples.encoded.offsets[-1]
+    assert all(np.isfinite([step.loss, step.grad_norm]).all() for step in steps)
+    assert steps[0].learning_rate == 0
+    assert max(step.learning_rate for step in steps) <= 1e-3
+
+
+def test_training_learns(base: Base, make_examples: Callable[..., Examples]) -> None:
+    trainer = without_dropout(Trainer(base, make_examples(6)))
+    trainer.num_steps = 60
+    trainer.start(Optim(learning_rate=3e-3))
+    losses = [trainer.epoch(number)[0].loss for number in range(25)]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_a_loss_that_is_no_number_stops_before_the_optimizer_step_and_names_its_rows(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    trainer = Trainer(base, make_examples(4))
+    weight = trainer.bare.classifier.weight
+    weight.data[0, 0] = float("inf")
+    before = weight.detach().clone()
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 1 of 3.*1000.*optim\.learning_rate"
+    ) as caught:
+        trainer.epoch(0)
+    assert caught.value.exit_code == 2
+    assert torch.equal(trainer.bare.classifier.weight, before)
+
+
+def test_predictions_that_are_no_numbers_are_an_error(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    trainer = Trainer(base, make_examples(4))
+    trainer.bare.classifier.bias.data.fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match="validation rows"):
+        trainer.predict()
+
+
+def test_predictions_do_not_depend_on_the_batches(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    trainer = Trainer(base, make_examples(20))
+    together = trainer.predict()
+    trainer.examples = make_examples(20)
+    one_by_one = predict(
+        trainer.model,
+        trainer.examples.encoded,
+        num_labels=2,
+        max_tokens=20,
+        pad_token_id=0,
+        rank=0,
+        world_size=1,
+    )
+    np.testing.assert_allclose(together, one_by_one, atol=1e-5)
+    np.testing.assert_allclose(together.sum(axis=1), 1)
+
+
+def test_resumed_training_is_uninterrupted_training(
+    base: Base, make_examples: Callable[..., Examples], tmp_path: Path
+) -> None:
+    examples = make_examples(NUM_ROWS)
+    whole = Trainer(base, examples)
+    expected = [whole.epoch(number) for number in range(EPOCHS)][1:]
+
+    first = Trainer(base, examples)
+    first.epoch(0)
+    save_state(tmp_path, [], first.bare, first.optimizer, first.schedule)
+    second = Trainer(base, examples)
+    second.model = second.bare = load_checkpoint(tmp_path)
+    second.start(Optim(learning_rate=1e-3))
+    assert load_state(tmp_path, second.optimizer, second.schedule) == []
+    assert [second.epoch(number) for number in range(1, EPOCHS)] == expected
