@@ -68,8 +68,8 @@ def prepare(config: EvaluateConfig) -> tuple[Bundle, Plan, Reading]:
     reading = Reading(data.text, data.text_pair, (data.label,), PREFIX, section="data")
 
     def check(schema: pa.Schema, where: str) -> None:
-        reading.check(schema, where)
         check_label_column(schema, data.label, where=where, key="data.label")
+        reading.check(schema, where)
 
     plan = plan_splits(
         storage.absolute(data.path), check_schema=check, max_split_rows=SPLIT_ROWS, key="data.path"

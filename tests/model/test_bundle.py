@@ -1,0 +1,201 @@
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    RobertaConfig,
+)
+
+from bertray.errors import ModelError
+from bertray.model.bundle import (
+    LONGEST,
+    Manifest,
+    digest_of,
+    load_model,
+    load_tokenizer,
+    longest_input,
+    open_bundle,
+    save_bundle,
+)
+
+
+@pytest.fixture
+def folder(classifier_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the classifier to meddle with."""
+    return Path(shutil.copytree(classifier_folder, tmp_path / "model"))
+
+
+def pickled(folder: Path) -> Path:
+    """The same model with weights as torch pickles them."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    return folder
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def test_a_folder_that_plain_transformers_saved_is_a_bundle(folder: Path) -> None:
+    bundle = open_bundle(str(folder))
+    assert bundle.labels == ("bad", "so-so", "good")
+    assert (bundle.task, bundle.max_length) == ("single_label", 64)
+    assert bundle.digest == digest_of(folder)
+    assert bundle.location == str(folder)
+
+
+def test_a_saved_bundle_reads_back_and_loads_with_plain_transformers(
+    folder: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = load_model(open_bundle(str(folder))), load_tokenizer(folder)
+    manifest = Manifest(
+        labels=["a", "b", "c"],
+        task="single_label",
+        max_length=48,
+        base="somewhere",
+        metrics={"accuracy": 0.5},
+        lineage={"data": "x"},
+        versions={},
+        created="2026-01-01T00:00:00+00:00",
+    )
+    (tmp_path / "bundle").mkdir()
+    save_bundle(tmp_path / "bundle", model=model, tokenizer=tokenizer, manifest=manifest)
+    bundle = open_bundle(str(tmp_path / "bundle"))
+    assert (bundle.labels, bundle.max_length) == (("a", "b", "c"), 48)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bundle")
+    assert plain.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert AutoTokenizer.from_pretrained(tmp_path / "bundle")("good film")["input_ids"]
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, plain.state_dict()[name])
+
+
+def test_the_digest_follows_what_decides_predictions_and_nothing_else(folder: Path) -> None:
+    before = digest_of(folder)
+    (folder / "README.md").write_text("notes")
+    (folder / "optimizer.pt").write_bytes(b"state")
+    (folder / "_run").mkdir()
+    assert digest_of(folder) == before
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert digest_of(folder) != before
+
+
+def test_pickled_weights_are_converted_once_and_give_the_same_model(folder: Path) -> None:
+    original = load_model(open_bundle(str(folder))).state_dict()
+    bundle = open_bundle(str(pickled(folder)))
+    assert bundle.folder != folder
+    assert (bundle.folder / "model.safetensors").is_file()
+    converted = load_model(bundle).state_dict()
+    assert all(torch.equal(weight, converted[name]) for name, weight in original.items())
+    again = open_bundle(str(folder))
+    assert (again.folder, again.digest) == (bundle.folder, bundle.digest)
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("exploded"),)  # type: ignore[return-value]
+
+
+def test_a_pickle_that_could_run_code_is_refused_and_does_not_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pickled(folder)
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": _Bomb()}))
+    with pytest.raises(ModelError, match="hold more than tensors.*convert them to safetensors"):
+        open_bundle(str(folder))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_labels_that_the_config_forgot_get_their_numbers(folder: Path) -> None:
+    edit_config(folder, id2label={"0": "bad"}, label2id={"bad": 0}, num_labels=3)
+    labels = open_bundle(str(folder)).labels
+    assert len(labels) == 3
+    assert labels[1:] == ("LABEL_1", "LABEL_2")
+
+
+def test_weights_without_a_head_are_refused_by_name(folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    weights = load_file(folder / "model.safetensors")
+    del weights["classifier.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"the weights lack classifier\.weight"):
+        load_model(open_bundle(str(folder)))
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(folder: Path) -> None:
+    edit_config(folder, hidden_size=16)
+    with pytest.raises(ModelError, match="the weights cannot be loaded"):
+        load_model(open_bundle(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "no config.json in there"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json cannot be used"),
+        (lambda f: (f / "model.safetensors").unlink(), "no weights"),
+        (lambda f: edit_config(f, architectures=["BertModel"]), "BertModel has no classification"),
+        (lambda f: (f / "bertray.json").write_text("{}"), r"bertray\.json: cannot be read"),
+    ],
+)
+def test_a_broken_folder_is_refused_with_what_is_wrong(
+    folder: Path, break_it: object, message: str
+) -> None:
+    break_it(folder)  # type: ignore[operator]
+    with pytest.raises(ModelError, match=message):
+        open_bundle(str(folder))
+
+
+def test_a_model_at_a_uri_is_fetched_and_a_changed_one_anew(folder: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{folder}/", "/store/m/", recursive=True)
+    bundle = open_bundle("memory://store/m")
+    assert bundle.digest == digest_of(folder)
+    assert bundle.location == "memory://store/m"
+    assert load_model(bundle)
+    memory.pipe_file("/store/m/vocab.txt", b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nx\n")
+    assert open_bundle("memory://store/m").digest != bundle.digest
+    with pytest.raises(ModelError, match=r"memory://store: no config\.json"):
+        open_bundle("memory://store")
+
+
+@pytest.mark.parametrize(
+    ("config", "positions", "tokenizer_limit", "expected"),
+    [
+        (BertConfig, 512, 512, 512),
+        (BertConfig, 512, 10**30, 512),
+        (BertConfig, 512, 128, 128),
+        (RobertaConfig, 514, 10**30, 512),
+    ],
+)
+def test_the_longest_input_is_what_config_and_tokenizer_allow(
+    folder: Path,
+    config: type[BertConfig] | type[RobertaConfig],
+    positions: int,
+    tokenizer_limit: int,
+    expected: int,
+) -> None:
+    tokenizer = load_tokenizer(folder)
+    tokenizer.model_max_length = tokenizer_limit
+    assert longest_input(config(max_position_embeddings=positions), tokenizer) == expected
+
+
+def test_a_model_without_limits_gets_512(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder)
+    tokenizer.model_max_length = 10**30
+    assert longest_input(AutoConfig.for_model("t5"), tokenizer) == LONGEST
