@@ -180,7 +180,7 @@ class ScoreView(View):
         if summary.num_rows_scored:
             table.add_row("of these scored now", f"{summary.num_rows_scored:,}")
             table.add_row("rows/s", f"{summary.num_rows_scored / summary.seconds:,.0f}")
-            table.add_row("tokens/s", f"{summary.num_tokens / summary.seconds:,.0f}")
+            table.add_row("tokens/s", f"{summary.stats['num_tokens'] / summary.seconds:,.0f}")
             table.add_row("time", _duration(summary.seconds))
         else:
             table.add_row("of these scored now", "none: every shard was done already")

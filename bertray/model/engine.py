@@ -5,7 +5,8 @@
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 
 from bertray.errors import ConfigError, ModelError
 from bertray.model.backend import Device, Dtype, TorchBackend
-from bertray.model.bundle import Bundle, Task, load_tokenizer
+from bertray.model.bundle import Bundle, Task, load_tokenizer, num_positions, read_config
+from bertray.model.families import FAMILIES
 from bertray.model.forward import Backend, run_batches
 from bertray.model.packed import is_packable
 from bertray.schema import EMPTY_TEXT, NOT_FINITE, NULL_TEXT, OK, Predictions
@@ -73,6 +75,11 @@ class EngineStats:
     num_halvings: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"tokenize": 0.0, "compute": 0.0})
 
+    def as_dict(self) -> dict[str, float]:
+        """All figures by name; seconds as ``tokenize_s`` and so on."""
+        counts = {name: value for name, value in vars(self).items() if name != "seconds"}
+        return counts | {f"{name}_s": value for name, value in self.seconds.items()}
+
 
 def resolve_settings(
     bundle: Bundle,
@@ -83,30 +90,41 @@ def resolve_settings(
     max_batch_tokens: int | None = None,
     backend: str = "auto",
 ) -> EngineSettings:
-    """Fill in what was left to us, from the model, the device class and what is installed here.
+    """Fill in what was left to us: from the model, the device class and what is installed here.
 
-    To be called once, on the driver: the result travels, so that all workers compute the same.
+    To be called once, on the driver. The result travels, so all workers compute the same.
+
+    Args:
+        bundle: the model.
+        device: where it will run.
+        max_length: tokens a row is cut to; what the bundle says by default.
+        dtype: ``auto`` is bfloat16 on CUDA and float32 on CPUs. See `verify_int8` for int8.
+        max_batch_tokens: rows x longest row of a forward pass.
+        backend: ``auto`` is ONNX Runtime on CPUs if it is installed and takes the model.
 
     Raises:
-        ConfigError: the backend does not take this model, device or number type.
+        ConfigError: the model cannot take so long rows, or the backend not this model, device or
+            number type.
     """
-    if backend == "auto":
-        backend = "onnx" if dtype == "int8" else "torch"
+    config = read_config(bundle.folder, source=bundle.source, key="model.path")
+    most = num_positions(config)
+    if max_length is not None and most is not None and max_length > most:
+        raise ConfigError(f"model.max_length={max_length}: {bundle.source} takes {most} at most")
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
-    if backend == "onnx" and not is_packable(bundle.folder):
+    takes_onnx = device == "cpu" and dtype in ("float32", "int8") and is_packable(config)
+    if backend == "auto":
+        installed = all(find_spec(name) is not None for name in ("onnx", "onnxruntime"))
+        wanted = dtype == "int8" or (takes_onnx and installed)
+        backend = "onnx" if wanted else "torch"
+    if backend == "onnx" and not takes_onnx:
         raise ConfigError(
-            f"model.backend=onnx does not know the kind of {bundle.source}; set torch"
-        )
-    if backend == "onnx" and (device != "cpu" or dtype not in ("float32", "int8")):
-        raise ConfigError(
-            f"model.backend=onnx computes float32 or int8 on CPUs, not {dtype} on {device}; "
-            "set model.backend=torch"
+            f"model.backend=onnx, model.dtype={dtype}: ONNX Runtime computes float32 or int8, on "
+            f"CPUs, for {', '.join(sorted(FAMILIES))}; {bundle.source} is {config.model_type} and "
+            f"the device {device}; set model.backend=torch"
         )
     if backend == "torch" and dtype == "int8":
-        raise ConfigError(
-            "model.dtype=int8 needs model.backend=onnx, on CPUs; set another model.dtype"
-        )
+        raise ConfigError("model.dtype=int8 needs ONNX Runtime; set model.backend=onnx")
     return EngineSettings(
         max_length=max_length or bundle.max_length,
         device=device,
@@ -114,6 +132,44 @@ def resolve_settings(
         max_batch_tokens=max_batch_tokens or DEFAULT_BATCH_TOKENS[device],
         backend=backend,  # type: ignore[arg-type]
     )
+
+
+def verify_int8(
+    bundle: Bundle,
+    settings: EngineSettings,
+    texts: Texts,
+    pairs: Texts | None = None,
+    *,
+    num_threads: int | None = None,
+) -> float:
+    """Share of texts whose labels stay the same when matrices are multiplied in 8 bits.
+
+    To be called on the driver, with one sample for the whole run: workers that decided each by
+    themselves would not compute the same.
+
+    Args:
+        bundle: the model.
+        settings: as they would be without int8.
+        texts: a sample of what is to be classified.
+        pairs: as many.
+        num_threads: cores to compute on.
+
+    Returns:
+        Of the texts that get a label at all, the share for which it is the same; 0.0 if none does.
+
+    Raises:
+        ModelError: ONNX Runtime is not installed.
+    """
+    exact = Engine(bundle, settings, num_threads=num_threads).predict(texts, pairs)
+    rounded_settings = replace(settings, backend="onnx", dtype="int8")
+    rounded = Engine(bundle, rounded_settings, num_threads=num_threads).predict(texts, pairs)
+    rows = np.isfinite(exact.probabilities).all(axis=1)
+    if not rows.any():
+        return 0.0
+    left, right = exact.probabilities[rows], rounded.probabilities[rows]
+    if bundle.task == "multi_label":
+        return float(((left >= 0.5) == (right >= 0.5)).all(axis=1).mean())
+    return float((left.argmax(axis=1) == right.argmax(axis=1)).mean())
 
 
 class Engine:

@@ -9,7 +9,7 @@ from bertray.errors import ModelError
 from bertray.model.bundle import open_bundle
 from bertray.model.engine import Engine, EngineSettings
 from bertray.schema import append_predictions
-from bertray.score.source import BLOCK_TOKENS, Reading, fault_of
+from bertray.score.source import Reading, add_stats, fault_of
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,19 @@ class Classifier:
         if fault_of(block) is not None:
             return block
         reading = self._reading
-        before = self._engine.stats.num_tokens
+        before = self._engine.stats.as_dict()
         predictions = self._engine.predict(
-            block.column(reading.text).to_pylist(),
-            block.column(reading.text_pair).to_pylist() if reading.text_pair else None,
+            block.column(reading.text),
+            block.column(reading.text_pair) if reading.text_pair else None,
         )
+        after = self._engine.stats.as_dict()
         scored = append_predictions(
             block.select(reading.passed(block.column_names)),
             predictions,
             labels=self._labels,
             prefix=reading.prefix,
         )
-        num_tokens = self._engine.stats.num_tokens - before
-        return scored.replace_schema_metadata(
-            {**block.schema.metadata, BLOCK_TOKENS: str(num_tokens)}
+        return add_stats(
+            scored.replace_schema_metadata(block.schema.metadata),
+            {name: after[name] - before[name] for name in after},
         )

@@ -51,7 +51,7 @@ class Summary:
     Attributes:
         num_rows: rows in the output folder.
         num_rows_scored: of these, rows that this run put there.
-        num_tokens: tokens that this run classified.
+        stats: seconds and counts of this run's stages, added up over splits and actors.
         seconds: wall clock of this run's pipeline, actors' start included; 0 if nothing was to do.
         status_counts: rows by prediction status.
         label_counts: rows by predicted label.
@@ -60,7 +60,7 @@ class Summary:
 
     num_rows: int = 0
     num_rows_scored: int = 0
-    num_tokens: int = 0
+    stats: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     status_counts: Counter[str] = field(default_factory=Counter)
     label_counts: Counter[str] = field(default_factory=Counter)
@@ -249,10 +249,11 @@ def summarize(
     summary = Summary(
         num_rows=sum(receipt.num_rows for receipt in receipts),
         num_rows_scored=sum(receipt.num_rows for receipt in new),
-        num_tokens=sum(receipt.num_tokens for receipt in new),
         seconds=seconds,
         quarantined=bad,
     )
+    for receipt in new:
+        summary.stats.update(receipt.stats)
     for receipt in receipts:
         summary.status_counts.update(receipt.status_counts)
         summary.label_counts.update(receipt.label_counts)

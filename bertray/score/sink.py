@@ -5,8 +5,9 @@ that progress is what stands on disk, and it never holds rows.
 """
 
 import json
+import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +18,7 @@ from bertray.errors import StorageError
 from bertray.schema import scored_column_names
 from bertray.score import plan
 from bertray.score.plan import Split
-from bertray.score.source import BLOCK_FAULT, BLOCK_SPLIT, BLOCK_TOKENS, fault_of, split_of
+from bertray.score.source import BLOCK_FAULT, BLOCK_SPLIT, BLOCK_STATS, fault_of, split_of, stats_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Receipt:
         split_id: `Split.id`.
         output: name of the scored file.
         num_rows: rows in it; 0 with a fault.
-        num_tokens: tokens that were classified for it in this run.
+        stats: what the stages of this run did for it: seconds and counts by name.
         status_counts: rows by prediction status.
         label_counts: rows by predicted label.
         fault: why there is no scored file, or None.
@@ -37,7 +38,7 @@ class Receipt:
     split_id: str
     output: str
     num_rows: int
-    num_tokens: int
+    stats: dict[str, float]
     status_counts: dict[str, int]
     label_counts: dict[str, int]
     fault: str | None = None
@@ -58,7 +59,7 @@ class Receipt:
             split_id=split.id,
             output=split.output,
             num_rows=split.num_rows,
-            num_tokens=0,
+            stats={},
             status_counts=json.loads(footer[plan.STATUS_COUNTS]),
             label_counts=json.loads(footer[plan.LABEL_COUNTS]),
         )
@@ -86,7 +87,7 @@ class ShardSink:
         """Commit one block and give its receipt as a table of one row."""
         split, fault = split_of(block), fault_of(block)
         if fault is not None:
-            return Receipt(split.id, split.output, 0, 0, {}, {}, fault).to_table()
+            return Receipt(split.id, split.output, 0, {}, {}, {}, fault).to_table()
         return self.write(block, split).to_table()
 
     def write(self, block: pa.Table, split: Split) -> Receipt:
@@ -100,6 +101,7 @@ class ShardSink:
                 f"{split.shard}: {block.num_rows} rows arrived, the footer says {split.num_rows}; "
                 "the shard changed while it was read: run again"
             )
+        start = time.perf_counter()
         receipt = self._receipt(block, split)
         uri = storage.join(self.output, split.output)
         footer = self._footer(receipt)
@@ -107,7 +109,7 @@ class ShardSink:
             metadata = {
                 key: value
                 for key, value in (block.schema.metadata or {}).items()
-                if key not in (BLOCK_SPLIT, BLOCK_FAULT, BLOCK_TOKENS)
+                if key not in (BLOCK_SPLIT, BLOCK_FAULT, BLOCK_STATS)
             }
             # Pinned, so that the same rows give the same bytes.
             pq.write_table(
@@ -123,7 +125,8 @@ class ShardSink:
                 there = plan.read_footer(uri)
                 if there is None or there.get(plan.SPLIT_ID) != footer[plan.SPLIT_ID]:
                     storage.publish(staged, uri, overwrite=True)  # stale: its shard has changed
-        return receipt
+        seconds = {"write_s": time.perf_counter() - start}
+        return replace(receipt, stats=receipt.stats | seconds)
 
     def _receipt(self, block: pa.Table, split: Split) -> Receipt:
         label, _, _, status = scored_column_names(self.prefix)
@@ -131,7 +134,7 @@ class ShardSink:
             split_id=split.id,
             output=split.output,
             num_rows=block.num_rows,
-            num_tokens=int((block.schema.metadata or {}).get(BLOCK_TOKENS, 0)),
+            stats=stats_of(block),
             status_counts=_count(block.column(status)),
             label_counts=_count(block.column(label).drop_null()),
         )

@@ -1,6 +1,8 @@
 """Ray Datasource: one split, one block."""
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,11 +18,11 @@ from bertray.errors import SchemaError
 from bertray.schema import check_column, check_no_clash, check_text_column
 from bertray.score.plan import Split, one_line
 
-# In the metadata of a block's schema: which split it holds, why it could not be read, and how many
-# tokens were classified for it.
+# In the metadata of a block's schema: which split it holds, why it could not be read, and what each
+# stage says of its work on it (`add_stats`). The sink takes them off again.
 BLOCK_SPLIT = b"bertray.block.split"
 BLOCK_FAULT = b"bertray.block.fault"
-BLOCK_TOKENS = b"bertray.block.num_tokens"
+BLOCK_STATS = b"bertray.block.stats"
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,10 @@ def _metadata(split: Split) -> BlockMetadata:
 
 def _read_block(split: Split, reading: Reading) -> Iterable[pa.Table]:
     """A split that cannot be read becomes a block that says why: Ray would stop the whole job."""
+    start = time.perf_counter()
     try:
-        yield read_split(split, reading)
+        block = read_split(split, reading)
+        yield add_stats(block, {"read_s": time.perf_counter() - start})
     except (SchemaError, OSError, pa.ArrowException) as error:
         yield fault_block(split, one_line(error))
 
@@ -121,6 +125,17 @@ def fault_block(split: Split, reason: str) -> pa.Table:
     return pa.table({"fault": [reason]}).replace_schema_metadata(
         {BLOCK_SPLIT: split.to_json(), BLOCK_FAULT: reason}
     )
+
+
+def add_stats(block: pa.Table, stats: Mapping[str, float]) -> pa.Table:
+    """The block, its metadata saying what a stage did for it, beside what earlier stages did."""
+    merged = json.dumps(stats_of(block) | dict(stats))
+    return block.replace_schema_metadata({**block.schema.metadata, BLOCK_STATS: merged})
+
+
+def stats_of(block: pa.Table) -> dict[str, float]:
+    """What the stages so far said of their work on a block: seconds and counts by name."""
+    return dict(json.loads(block.schema.metadata.get(BLOCK_STATS, b"{}")))
 
 
 def split_of(block: pa.Table) -> Split:

