@@ -2,7 +2,9 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -41,10 +43,12 @@ def connect(*, dashboard: bool = False) -> Resources:
     debug = logger.isEnabledFor(logging.DEBUG)
     if not debug:
         # Ray's own core reports harmless things as errors on the driver's stderr
-        # (https://github.com/ray-project/ray/issues/53727).
+        # (https://github.com/ray-project/ray/issues/53727). Workers' logs stay in Ray's log folder;
+        # what a user must know comes back with the results.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
-        ray.init(include_dashboard=dashboard, logging_level=logging.ERROR)
+        with nullcontext() if debug else _silent_stderr():
+            ray.init(include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=debug)
     if not debug:
         # Set up anew by `import ray.data`; its plans and bars are for debugging Ray.
         for name in ("ray.data", "ray.train"):
@@ -56,6 +60,20 @@ def connect(*, dashboard: bool = False) -> Resources:
         num_gpus=total.get("GPU", 0.0),
         num_nodes=len([node for node in nodes if node["Alive"]]),
     )
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep what Ray's core greets with off the terminal; a failure to start is an exception."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def unwrapped(items: Iterator[T]) -> Iterator[T]:

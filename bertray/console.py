@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bertray.config import EvaluateConfig, ScoreConfig, TrainConfig
     from bertray.doctor import Finding
     from bertray.evaluate.run import Evaluation
-    from bertray.score.run import Progress, Summary
+    from bertray.score.summary import Progress, Summary
     from bertray.train.run import Event, TrainSummary
 
 logger = logging.getLogger(__name__)
@@ -182,6 +182,8 @@ class ScoreView(View):
             table.add_row("rows/s", f"{summary.num_rows_scored / summary.seconds:,.0f}")
             table.add_row("tokens/s", f"{summary.stats['num_tokens'] / summary.seconds:,.0f}")
             table.add_row("time", _duration(summary.seconds))
+            for name, value in summary.stages().items():
+                table.add_row(name, value)
         else:
             table.add_row("of these scored now", "none: every shard was done already")
         for label, count in summary.label_counts.most_common(MOST_LABELS):

@@ -42,6 +42,11 @@ class Predictions:
         return len(self.status)
 
 
+def no_predictions(*, num_labels: int) -> Predictions:
+    """What an engine says of no rows."""
+    return Predictions(np.empty((0, num_labels), np.float32), ())
+
+
 def scored_column_names(prefix: str) -> tuple[str, ...]:
     """The four scored columns under ``output.prefix``."""
     return tuple(f"{prefix}{name}" for name in SCORED_COLUMNS)

@@ -26,8 +26,7 @@ FLOORS = {
 MAY_IMPORT_RAY = {
     "cluster.py",
     "score/source.py",
-    "score/sink.py",
-    "score/run.py",
+    "score/pipeline.py",
     "train/data.py",
     "train/loop.py",
     "train/run.py",

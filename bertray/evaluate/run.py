@@ -19,10 +19,11 @@ from bertray.errors import DataError, ModelError
 from bertray.evaluate.metrics import classification_metrics
 from bertray.model.bundle import Bundle, load_model, open_bundle
 from bertray.schema import OK, check_label_column, scored_column_names
+from bertray.score.pipeline import classified, engine_settings
 from bertray.score.plan import Plan, plan_splits
 from bertray.score.pool import plan_pool
-from bertray.score.run import Progress, classified
 from bertray.score.source import Reading, fault_of, split_of
+from bertray.score.summary import Progress
 
 # Evaluation never writes rows, so no column of the input can clash with the scored ones.
 PREFIX = "bertray_"
@@ -108,7 +109,8 @@ def predict(
         num_gpus=resources.num_gpus,
         num_splits=len(splits),
     )
-    dataset = classified(splits, bundle=bundle, model=config.model, reading=reading, pool=pool)
+    engine = engine_settings(bundle, config.model, device=pool.device)
+    dataset = classified(splits, bundle=bundle, engine=engine, reading=reading, pool=pool)
     blocks = cast(
         Iterator[pa.Table], iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
     )

@@ -1,5 +1,7 @@
 """The actor: Arrow table in, the same table with predictions out."""
 
+import json
+import logging
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -9,7 +11,7 @@ from bertray.errors import ModelError
 from bertray.model.bundle import open_bundle
 from bertray.model.engine import Engine, EngineSettings
 from bertray.schema import append_predictions
-from bertray.score.source import Reading, add_stats, fault_of
+from bertray.score.source import BLOCK_NOTES, Reading, add_stats, fault_of
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,29 @@ class ClassifierSettings:
     num_threads: int
 
 
+class Notes(logging.Handler):
+    """Collects our warnings in an actor, where nobody would read them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+        logging.getLogger("bertray").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one warning."""
+        self.messages.append(record.getMessage())
+
+    def take(self) -> list[str]:
+        """The warnings since the last call."""
+        messages, self.messages = self.messages, []
+        return messages
+
+
 class Classifier:
     """Holds a loaded model for as long as the actor lives."""
 
     def __init__(self, settings: ClassifierSettings) -> None:
+        self._notes = Notes()
         if settings.engine.device == "cpu":
             torch.set_num_threads(settings.num_threads)
         bundle = open_bundle(settings.model)
@@ -43,7 +64,7 @@ class Classifier:
                 f"model.path={settings.model}: digest {bundle.digest[:12]} on this node, "
                 f"{settings.model_digest[:12]} on the driver; put the model where all nodes see it"
             )
-        self._engine = Engine(bundle, settings.engine)
+        self._engine = Engine(bundle, settings.engine, num_threads=settings.num_threads)
         self._labels = bundle.labels
         self._reading = settings.reading
 
@@ -64,7 +85,8 @@ class Classifier:
             labels=self._labels,
             prefix=reading.prefix,
         )
+        notes = json.dumps(self._notes.take())
         return add_stats(
-            scored.replace_schema_metadata(block.schema.metadata),
+            scored.replace_schema_metadata({**block.schema.metadata, BLOCK_NOTES: notes}),
             {name: after[name] - before[name] for name in after},
         )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bertray.config import Pool
 from bertray.errors import ConfigError
-from bertray.model.engine import Device
+from bertray.model.backend import Device
 
 # Of each CPU that an actor's threads keep busy it reserves this much; what is left lets the
 # reading and writing tasks be scheduled. Actors that take every CPU starve them for ever

@@ -8,69 +8,27 @@ shards -> splits -> SplitSource -> Classifier actors -> ShardSink -> receipts ->
 
 import logging
 import time
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-
-import ray.data
-from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from bertray import cluster, storage
-from bertray.config import InferenceModel, ScoreConfig
+from bertray.config import ScoreConfig
 from bertray.model.bundle import Bundle, load_model, open_bundle
-from bertray.model.engine import resolve_settings
-from bertray.schema import NOTHING_TO_SCORE, OK, append_predictions
+from bertray.model.engine import EngineSettings, verify_int8
+from bertray.schema import append_predictions, no_predictions
 from bertray.score import contract as folder
-from bertray.score.classifier import Classifier, ClassifierSettings
 from bertray.score.contract import Contract
+from bertray.score.pipeline import classified, engine_settings, few_tasks
 from bertray.score.plan import Plan, Split, committed_splits, plan_splits
-from bertray.score.pool import TASK_CPUS, PoolPlan, plan_pool
+from bertray.score.pool import TASK_CPUS, plan_pool
 from bertray.score.sink import Receipt, ShardSink
-from bertray.score.source import Reading, SplitSource, read_split
+from bertray.score.source import Reading, read_split
+from bertray.score.summary import Progress, Summary, summarize
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # of an actor, and of a split in an actor that died
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is; rows count once their file stands in the output folder."""
-
-    num_rows_done: int
-    num_rows: int
-    num_splits_done: int
-    num_splits: int
-
-
-@dataclass
-class Summary:
-    """What a run did, and what the output folder holds now.
-
-    Attributes:
-        num_rows: rows in the output folder.
-        num_rows_scored: of these, rows that this run put there.
-        stats: seconds and counts of this run's stages, added up over splits and actors.
-        seconds: wall clock of this run's pipeline, actors' start included; 0 if nothing was to do.
-        status_counts: rows by prediction status.
-        label_counts: rows by predicted label.
-        quarantined: shards that are not in the output, each with ``shard`` and ``reason``.
-    """
-
-    num_rows: int = 0
-    num_rows_scored: int = 0
-    stats: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-    status_counts: Counter[str] = field(default_factory=Counter)
-    label_counts: Counter[str] = field(default_factory=Counter)
-    quarantined: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def num_rows_quarantined(self) -> int:
-        """Rows that held a text and yet got no prediction."""
-        harmless = {OK, *NOTHING_TO_SCORE}
-        return sum(n for status, n in self.status_counts.items() if status not in harmless)
+INT8_SAMPLE_ROWS = 256
+INT8_LEAST_AGREEMENT = 0.995
 
 
 @dataclass(frozen=True)
@@ -97,17 +55,12 @@ def score(
     """
     job = prepare(config)
     receipts = list(job.done)
+    num_rows = sum(receipt.num_rows for receipt in receipts)
     start = time.perf_counter()
     for receipt in run_pending(job):
         receipts.append(receipt)
-        on_progress(
-            Progress(
-                num_rows_done=sum(receipt.num_rows for receipt in receipts),
-                num_rows=job.plan.num_rows,
-                num_splits_done=len(receipts),
-                num_splits=len(job.plan.splits),
-            )
-        )
+        num_rows += receipt.num_rows
+        on_progress(Progress(num_rows, job.plan.num_rows, len(receipts), len(job.plan.splits)))
     seconds = time.perf_counter() - start if job.pending else 0.0
     quarantined = folder.complete(config.output.path, job.contract, job.plan, receipts)
     return summarize(receipts, new=receipts[len(job.done) :], seconds=seconds, bad=quarantined)
@@ -132,14 +85,14 @@ def prepare(config: ScoreConfig) -> Job:
         model_digest=contract.model_digest,
         settings_digest=contract.settings_digest,
     )
-    pending = tuple(split for split in plan.splits if split.id not in footers)
-    if pending:
-        load_model(bundle)  # a head that does not fit is found here, not in every actor
     done = tuple(
         Receipt.from_footer(split, footers[split.id])
         for split in plan.splits
         if split.id in footers
     )
+    pending = tuple(split for split in plan.splits if split.id not in footers)
+    if pending:
+        load_model(bundle)  # a head that does not fit is found here, not in every actor
     return Job(config, bundle, reading, contract, plan, done, pending)
 
 
@@ -149,129 +102,68 @@ def run_pending(job: Job) -> Iterator[Receipt]:
         return
     folder.begin(job.config.output.path, job.config)
     resources = cluster.connect()
-    filled = [split for split in job.pending if split.num_rows]
     pool = plan_pool(
         job.config.pool,
         num_cpus=resources.num_cpus,
         num_gpus=resources.num_gpus,
-        num_splits=len(filled),
+        num_splits=len(job.pending),
     )
+    engine = engine_settings(job.bundle, job.config.model, device=pool.device)
     sink = ShardSink(
         output=storage.absolute(job.config.output.path),
         model_digest=job.contract.model_digest,
         settings_digest=job.contract.settings_digest,
-        device=pool.device,
+        engine=f"{engine.device} {engine.backend} {engine.dtype}",
         prefix=job.reading.prefix,
     )
+    filled = [split for split in job.pending if split.num_rows]
     for split in job.pending:
         if not split.num_rows:  # Ray Data hands on no empty blocks
-            yield _commit_empty(split, job, sink)
-    if filled:
-        dataset = classified(
-            filled, bundle=job.bundle, model=job.config.model, reading=job.reading, pool=pool
-        ).map_batches(
-            sink,
-            batch_size=None,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
-            num_cpus=TASK_CPUS,
-            compute=_tasks(pool, len(filled)),
-        )
-        rows: Iterator[dict[str, str]] = iter(dataset.iter_rows())
-        for row in cluster.unwrapped(rows):
-            yield Receipt.from_json(row["receipt"])
-
-
-def classified(
-    splits: Sequence[Split],
-    *,
-    bundle: Bundle,
-    model: InferenceModel,
-    reading: Reading,
-    pool: PoolPlan,
-) -> Dataset:
-    """Blocks with predictions, one a split: what both scoring and evaluation stream."""
-    engine = resolve_settings(
-        bundle,
-        device=pool.device,
-        max_length=model.max_length,
-        dtype=model.dtype,
-        max_batch_tokens=model.max_batch_tokens,
-    )
-    settings = ClassifierSettings(
-        model=bundle.location,
-        model_digest=bundle.digest,
-        engine=engine,
-        reading=reading,
-        num_threads=pool.num_threads,
-    )
-    context = DataContext.get_current()
-    context.target_max_block_size = None  # a split stays one block from read to write
-    context.enable_progress_bars = False  # Ray counts blocks in flight; we count files put
-    blocks = ray.data.read_datasource(
-        SplitSource(splits, reading),
-        num_cpus=TASK_CPUS,
-        override_num_blocks=len(splits),
-        compute=_tasks(pool, len(splits)),
-    )
-    # Ray 2.60 warns that extra keywords will go, but has no named ones for bounded restarts.
-    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-    scored: Dataset = blocks.map_batches(
-        Classifier,
-        fn_constructor_args=(settings,),
+            yield commit_empty(split, job, sink)
+    if not filled:
+        return
+    if engine.dtype == "int8":
+        report_int8(filled[0], job, engine)
+    dataset = classified(
+        filled, bundle=job.bundle, engine=engine, reading=job.reading, pool=pool
+    ).map_batches(
+        sink,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ActorPoolStrategy(
-            min_size=pool.min_actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=2
-        ),
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus or None,
-        max_restarts=ATTEMPTS,
-        max_task_retries=ATTEMPTS,
+        num_cpus=TASK_CPUS,
+        compute=few_tasks(pool, len(filled)),
     )
-    return scored
+    rows: Iterator[dict[str, str]] = iter(dataset.iter_rows())
+    said: set[str] = set()
+    for row in cluster.unwrapped(rows):
+        receipt = Receipt.from_json(row["receipt"])
+        for note in sorted(set(receipt.notes) - said):
+            logger.warning(note)
+        said.update(receipt.notes)
+        yield receipt
 
 
-def _tasks(pool: PoolPlan, num_splits: int) -> TaskPoolStrategy:
-    """Enough tasks to keep the actors busy; each more would be a process that waits."""
-    return TaskPoolStrategy(size=min(2 * pool.max_actors, num_splits))
-
-
-def summarize(
-    receipts: Sequence[Receipt],
-    *,
-    new: Sequence[Receipt],
-    seconds: float,
-    bad: list[dict[str, str]],
-) -> Summary:
-    """Add up receipts; ``new`` are this run's."""
-    summary = Summary(
-        num_rows=sum(receipt.num_rows for receipt in receipts),
-        num_rows_scored=sum(receipt.num_rows for receipt in new),
-        seconds=seconds,
-        quarantined=bad,
-    )
-    for receipt in new:
-        summary.stats.update(receipt.stats)
-    for receipt in receipts:
-        summary.status_counts.update(receipt.status_counts)
-        summary.label_counts.update(receipt.label_counts)
-    return summary
-
-
-def _commit_empty(split: Split, job: Job, sink: ShardSink) -> Receipt:
+def commit_empty(split: Split, job: Job, sink: ShardSink) -> Receipt:
     """A shard without rows gets its scored twin without rows, columns and all."""
-    import numpy as np
-
-    from bertray.schema import Predictions
-
-    table = read_split(split, job.reading)
-    nothing = Predictions(np.empty((0, len(job.bundle.labels)), np.float32), ())
-    scored = append_predictions(
-        table.select(job.reading.passed(table.column_names)),
-        nothing,
-        labels=job.bundle.labels,
-        prefix=job.reading.prefix,
-    )
+    table, labels = read_split(split, job.reading), job.bundle.labels
+    passed = table.select(job.reading.passed(table.column_names))
+    nothing = no_predictions(num_labels=len(labels))
+    scored = append_predictions(passed, nothing, labels=labels, prefix=job.reading.prefix)
     return sink.write(scored, split)
+
+
+def report_int8(split: Split, job: Job, engine: EngineSettings) -> None:
+    """Say how many labels of a sample of the run's rows 8 bits leave as they are."""
+    rows = read_split(split, job.reading).slice(0, INT8_SAMPLE_ROWS)
+    exact = engine_settings(job.bundle, job.config.model, device=engine.device, dtype="float32")
+    pairs = rows.column(job.reading.text_pair) if job.reading.text_pair else None
+    agreement = verify_int8(job.bundle, exact, rows.column(job.reading.text), pairs)
+    fine = agreement >= INT8_LEAST_AGREEMENT
+    logger.log(
+        logging.INFO if fine else logging.WARNING,
+        "int8 leaves %.1f%% of the labels of %d sampled rows as they are%s",
+        100 * agreement,
+        rows.num_rows,
+        "" if fine else "; model.dtype=float32 is exact",
+    )

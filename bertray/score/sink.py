@@ -7,6 +7,7 @@ that progress is what stands on disk, and it never holds rows.
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
@@ -18,7 +19,15 @@ from bertray.errors import StorageError
 from bertray.schema import scored_column_names
 from bertray.score import plan
 from bertray.score.plan import Split
-from bertray.score.source import BLOCK_FAULT, BLOCK_SPLIT, BLOCK_STATS, fault_of, split_of, stats_of
+from bertray.score.source import (
+    BLOCK_FAULT,
+    BLOCK_NOTES,
+    BLOCK_SPLIT,
+    BLOCK_STATS,
+    fault_of,
+    split_of,
+    stats_of,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Receipt:
         status_counts: rows by prediction status.
         label_counts: rows by predicted label.
         fault: why there is no scored file, or None.
+        notes: warnings of the actor, for the driver to log.
     """
 
     split_id: str
@@ -42,6 +52,7 @@ class Receipt:
     status_counts: dict[str, int]
     label_counts: dict[str, int]
     fault: str | None = None
+    notes: Sequence[str] = ()
 
     def to_table(self) -> pa.Table:
         """One row, for the way to the driver."""
@@ -73,14 +84,14 @@ class ShardSink:
         output: the folder or URI.
         model_digest: goes into each footer.
         settings_digest: likewise.
-        device: likewise; another device class computes other last bits.
+        engine: likewise: device class, backend and number type, which decide the last bits.
         prefix: of the scored columns.
     """
 
     output: str
     model_digest: str
     settings_digest: str
-    device: str
+    engine: str
     prefix: str
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -109,7 +120,7 @@ class ShardSink:
             metadata = {
                 key: value
                 for key, value in (block.schema.metadata or {}).items()
-                if key not in (BLOCK_SPLIT, BLOCK_FAULT, BLOCK_STATS)
+                if key not in (BLOCK_SPLIT, BLOCK_FAULT, BLOCK_STATS, BLOCK_NOTES)
             }
             # Pinned, so that the same rows give the same bytes.
             pq.write_table(
@@ -135,6 +146,7 @@ class ShardSink:
             output=split.output,
             num_rows=block.num_rows,
             stats=stats_of(block),
+            notes=json.loads((block.schema.metadata or {}).get(BLOCK_NOTES, b"[]")),
             status_counts=_count(block.column(status)),
             label_counts=_count(block.column(label).drop_null()),
         )
@@ -144,7 +156,7 @@ class ShardSink:
             plan.SPLIT_ID: receipt.split_id.encode(),
             plan.MODEL_DIGEST: self.model_digest.encode(),
             plan.SETTINGS_DIGEST: self.settings_digest.encode(),
-            plan.DEVICE: self.device.encode(),
+            plan.ENGINE: self.engine.encode(),
             plan.STATUS_COUNTS: json.dumps(receipt.status_counts).encode(),
             plan.LABEL_COUNTS: json.dumps(receipt.label_counts).encode(),
             plan.VERSION: __version__.encode(),

@@ -23,6 +23,7 @@ from bertray.score.plan import Split, one_line
 BLOCK_SPLIT = b"bertray.block.split"
 BLOCK_FAULT = b"bertray.block.fault"
 BLOCK_STATS = b"bertray.block.stats"
+BLOCK_NOTES = b"bertray.block.notes"  # warnings of the actor, for the driver to log
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import pytest
 
 from bertray.config import ScoreConfig, load_config
 from bertray.schema import EMPTY_TEXT, NULL_TEXT, OK, scored_column_names
-from bertray.score.run import Progress, Summary, score
+from bertray.score.run import score
+from bertray.score.summary import Progress, Summary
 
 Write = Callable[..., Path]
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]

@@ -1,0 +1,81 @@
+"""The stages that scoring and evaluation share: splits in, blocks with predictions out."""
+
+import warnings
+from collections.abc import Sequence
+
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+
+from bertray.config import InferenceModel
+from bertray.model.backend import Device
+from bertray.model.bundle import Bundle
+from bertray.model.engine import EngineSettings, resolve_settings
+from bertray.score.classifier import Classifier, ClassifierSettings
+from bertray.score.plan import Split
+from bertray.score.pool import TASK_CPUS, PoolPlan
+from bertray.score.source import Reading, SplitSource
+
+ATTEMPTS = 3  # of an actor, and of a split in an actor that died
+
+
+def engine_settings(
+    bundle: Bundle, model: InferenceModel, *, device: Device, dtype: str | None = None
+) -> EngineSettings:
+    """What the config's section and the device class make of a model."""
+    return resolve_settings(
+        bundle,
+        device=device,
+        max_length=model.max_length,
+        dtype=dtype or model.dtype,
+        max_batch_tokens=model.max_batch_tokens,
+        backend=model.backend,
+    )
+
+
+def classified(
+    splits: Sequence[Split],
+    *,
+    bundle: Bundle,
+    engine: EngineSettings,
+    reading: Reading,
+    pool: PoolPlan,
+) -> Dataset:
+    """Blocks with predictions, one a split."""
+    settings = ClassifierSettings(
+        model=bundle.location,
+        model_digest=bundle.digest,
+        engine=engine,
+        reading=reading,
+        num_threads=pool.num_threads,
+    )
+    context = DataContext.get_current()
+    context.target_max_block_size = None  # a split stays one block from read to write
+    context.enable_progress_bars = False  # Ray counts blocks in flight; we count files put
+    blocks = ray.data.read_datasource(
+        SplitSource(splits, reading),
+        num_cpus=TASK_CPUS,
+        override_num_blocks=len(splits),
+        compute=few_tasks(pool, len(splits)),
+    )
+    # Ray 2.60 warns that extra keywords will go, but has no named ones for bounded restarts.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+    scored: Dataset = blocks.map_batches(
+        Classifier,
+        fn_constructor_args=(settings,),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(
+            min_size=pool.min_actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=2
+        ),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus or None,
+        max_restarts=ATTEMPTS,
+        max_task_retries=ATTEMPTS,
+    )
+    return scored
+
+
+def few_tasks(pool: PoolPlan, num_splits: int) -> TaskPoolStrategy:
+    """Enough tasks to keep the actors busy; each more would be a process that waits."""
+    return TaskPoolStrategy(size=min(2 * pool.max_actors, num_splits))
