@@ -96,7 +96,9 @@ def list_files(uri: str, *, suffix: str) -> tuple[str, list[FileInfo]]:
             root, found = path.rstrip("/"), fs.find(path, detail=True)
         else:
             raise StorageError(f"{uri}: no such file or folder")
-    except (OSError, PermissionError) as error:
+    except StorageError:
+        raise
+    except Exception as error:  # each cloud's client has errors of its own
         raise StorageError(f"{uri}: cannot be listed: {error}") from error
     files = []
     for name, info in found.items():

@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,8 +118,9 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
     if manifest is not None:
         labels, task, max_length = tuple(manifest.labels), manifest.task, manifest.max_length
     else:
-        names: Mapping[int, str] = config.id2label or {}
-        labels = tuple(names.get(index, f"LABEL_{index}") for index in range(config.num_labels))
+        names = cast(dict[int, str], config.id2label or {})
+        count = int(config.num_labels or 0)
+        labels = tuple(names.get(index, f"LABEL_{index}") for index in range(count))
         task = _task_of(config)
         max_length = longest_input(config, load_tokenizer(folder, key=key))
     return Bundle(source, location, folder, labels, task, max_length, digest)
@@ -372,11 +372,11 @@ def quiet() -> Any:
     """Hold back transformers' load reports and progress bars: our errors say what matters."""
     level = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         transformers.logging.set_verbosity(level)
         if bars:
-            transformers.logging.enable_progress_bar()
+            transformers.logging.enable_progress_bar()  # type: ignore[no-untyped-call]

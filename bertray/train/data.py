@@ -56,17 +56,16 @@ def encode(
         num_cpus=min(TOKENIZER_CPUS, num_cpus / 2),
     )
     blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-    table = pa.concat_tables(cluster.unwrapped(iter(blocks)))
-    examples = in_row_order(table, labelled.label_ids)
+    tables = list(cluster.unwrapped(iter(blocks)))  # Ray Data hands on no empty ones
+    if not tables:
+        raise _no_text("data.train", data)
+    examples = in_row_order(pa.concat_tables(tables), labelled.label_ids)
     if num_dropped := num_rows - len(examples):
         logger.warning("rows without text are left out num_rows=%d of=%d", num_dropped, num_rows)
     held_out = labelled.is_validation[examples.row_ids]
     for key, rows in (("data.train", ~held_out), ("data.validation", held_out)):
         if not rows.any():
-            raise DataError(
-                f"{key}: column {data.text!r} has a text in none of its rows; "
-                "set data.text to the column that holds the text"
-            )
+            raise _no_text(key, data)
     return select(examples, np.flatnonzero(~held_out)), select(examples, np.flatnonzero(held_out))
 
 
@@ -125,3 +124,14 @@ def in_row_order(table: pa.Table, label_ids: np.ndarray) -> Examples:
     )
     order = np.argsort(row_ids)
     return select(Examples(encoded, label_ids[row_ids], row_ids), order)
+
+
+def _no_text(key: str, data: TrainData) -> DataError:
+    where = {
+        "data.train": data.train,
+        "data.validation": data.validation or "a share of data.train",
+    }
+    return DataError(
+        f"{key}={where[key]}: column {data.text!r} has a text in none of the rows; "
+        "set data.text to the column that holds the text"
+    )

@@ -1,13 +1,12 @@
 """The training job, read top to bottom.
 
-bertray train configs/demo/train.yaml
-ray job submit -- python jobs/train.py configs/demo/train.yaml
+    bertray train configs/demo/train.yaml
+    ray job submit -- python jobs/train.py configs/demo/train.yaml
 
-labels -> split -> tokenize (Ray Data) -> workers (Ray Train) -> best checkpoint -> bundle
+    labels -> split -> tokenize (Ray Data) -> workers (Ray Train) -> best checkpoint -> bundle
 """
 
 import json
-import logging
 import math
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import pyarrow.fs
@@ -31,7 +31,7 @@ from ray.train import (
     TrainingFailedError,
 )
 from ray.train.torch import TorchTrainer
-from ray.util.queue import Empty, Queue
+from ray.util.queue import Queue
 
 from bertray import cluster, storage
 from bertray.cluster import Resources
@@ -46,7 +46,7 @@ from bertray.train.labels import Labelled, list_shards, read_labels
 from bertray.train.loop import Epoch, WorkerJob, train_worker
 from bertray.train.steps import Step
 
-logger = logging.getLogger(__name__)
+__all__ = ["Epoch", "Event", "Start", "Step", "TrainSummary", "train"]
 
 CONFIG, SUMMARY = "_config.yaml", "_training.json"
 MAX_FAILURES = 3  # times that a lost worker sends all of them back to the last epoch

@@ -1,0 +1,175 @@
+"""The training job on a real, small Ray cluster."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bertray.config import TrainConfig, load_config
+from bertray.errors import DataError
+from bertray.model.bundle import open_bundle
+from bertray.train.loop import Epoch
+from bertray.train.run import Event, Start, TrainSummary, train
+from bertray.train.steps import Step
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
+
+NUM_ROWS = 65  # with 12 held out, 53 to train on: batches of 8 and one of 5
+WORDS = "film plot the a is was very story actor".split()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, classifier_folder: Path) -> Path:
+    """A folder with a base model without dropout, and shards that can be learnt."""
+    root = tmp_path_factory.mktemp("training")
+    base = root / "base"
+    base.mkdir()
+    for path in classifier_folder.iterdir():
+        (base / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((base / "config.json").read_text())
+    without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (base / "config.json").write_text(json.dumps({**settings, **without}))
+
+    random = np.random.default_rng(0)
+    labels = random.permutation(["neg", "pos"] * 33)[:NUM_ROWS].tolist()
+    texts: list[str | None] = [
+        " ".join(
+            [*random.choice(WORDS, random.integers(1, 12)), "good" if label == "pos" else "bad"]
+        )
+        for label in labels
+    ]
+    texts[7] = None
+    (root / "data").mkdir()
+    for name, part in (("a", slice(0, 30)), ("b", slice(30, None))):
+        table = pa.table({"text": texts[part], "label": labels[part]})
+        pq.write_table(table, root / f"data/{name}.parquet", row_group_size=16)
+    return root
+
+
+def config(root: Path, output: str, *words: str) -> TrainConfig:
+    return load_config(
+        TrainConfig,
+        None,
+        [
+            f"model.base={root / 'base'}",
+            f"data.train={root / 'data'}",
+            f"output.path={root / output}",
+            "data.validation_fraction=0.19",
+            "optim.learning_rate=3e-3",
+            "training.num_epochs=3",
+            *words,
+        ],
+    )
+
+
+def two_workers(root: Path) -> TrainConfig:
+    return config(root, "two", "scaling.num_workers=2", "training.per_device_batch_size=4")
+
+
+@pytest.fixture(scope="module")
+def trained(root: Path) -> tuple[TrainSummary, list[Event]]:
+    events: list[Event] = []
+    return train(two_workers(root), on_progress=events.append), events
+
+
+def test_the_summary_counts_every_row(trained: tuple[TrainSummary, list[Event]]) -> None:
+    summary, _ = trained
+    held, left_out = summary.num_validation_rows, summary.num_rows_left_out
+    assert summary.is_new
+    assert (summary.num_rows + held, left_out) == (NUM_ROWS - 1, 1)
+    assert [epoch.num_rows for epoch in summary.epochs] == [summary.num_rows] * 3
+    assert summary.labels == ("neg", "pos")
+    assert summary.tokens_per_s > 0
+
+
+def test_what_can_be_learnt_is_learnt(trained: tuple[TrainSummary, list[Event]]) -> None:
+    summary, _ = trained
+    assert summary.epochs[-1].train_loss < 0.8 * summary.epochs[0].train_loss
+    assert summary.metrics["accuracy"] == max(e.metrics["accuracy"] for e in summary.epochs)
+
+
+def test_progress_is_told_on_the_driver(trained: tuple[TrainSummary, list[Event]]) -> None:
+    summary, events = trained
+    assert isinstance(events[0], Start)
+    assert any(isinstance(event, Step) for event in events)
+    assert [event for event in events if isinstance(event, Epoch)] == list(summary.epochs)
+
+
+def test_the_bundle_is_a_plain_hugging_face_folder(
+    root: Path, trained: tuple[TrainSummary, list[Event]]
+) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(root / "two").eval()
+    tokenizer = AutoTokenizer.from_pretrained(root / "two")
+    assert model.config.id2label == {0: "neg", 1: "pos"}
+    rows = [row for row in pq.read_table(root / "data").to_pylist() if row["text"]]
+    inputs = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        predicted = model(**inputs).logits.argmax(dim=1).tolist()
+    right = [("neg", "pos")[id_] == row["label"] for id_, row in zip(predicted, rows, strict=True)]
+    assert np.mean(right) > 0.65  # they are the weights that were trained
+    assert sorted(path.name for path in (root / "two").iterdir()) == [
+        "_config.yaml",
+        "_training.json",
+        "bertray.json",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    bundle = open_bundle(str(root / "two"))
+    assert (bundle.labels, bundle.task, bundle.max_length) == (("neg", "pos"), "single_label", 64)
+
+
+def test_the_same_command_again_does_no_work(
+    root: Path, trained: tuple[TrainSummary, list[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_cluster() -> None:
+        raise AssertionError("a cluster was asked for")
+
+    monkeypatch.setattr("bertray.train.run.cluster.connect", no_cluster)
+    digest = open_bundle(str(root / "two")).digest
+    again = train(two_workers(root))
+    assert not again.is_new
+    assert again.epochs == trained[0].epochs
+    assert open_bundle(str(root / "two")).digest == digest
+
+
+def test_a_lost_worker_resumes_and_one_worker_learns_what_two_do(
+    root: Path, trained: tuple[TrainSummary, list[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies_once(settings: dict[str, object]) -> str | None:
+        import ray.train
+
+        from bertray.train import loop
+
+        if ray.train.get_checkpoint() is None:
+            seed_epoch = loop.seed_epoch
+
+            def die_in_the_second(seed: int, *, epoch: int, rank: int) -> None:
+                if epoch == 1:
+                    os._exit(1)
+                seed_epoch(seed, epoch=epoch, rank=rank)
+
+            loop.seed_epoch = die_in_the_second
+        return loop.train_worker(settings)
+
+    monkeypatch.setattr("bertray.train.run.train_worker", dies_once)
+    one = train(config(root, "one", "training.per_device_batch_size=8"))
+    for epoch, expected in zip(one.epochs, trained[0].epochs, strict=True):
+        assert epoch.train_loss == pytest.approx(expected.train_loss, abs=1e-4)
+        assert epoch.metrics == pytest.approx(expected.metrics, abs=1e-4)
+    assert one.best_epoch == trained[0].best_epoch
+
+
+def test_texts_that_are_all_blank_are_named(root: Path, write_shards: Callable[..., Path]) -> None:
+    blank = write_shards({"a": pa.table({"text": [" "] * 8, "label": ["neg", "pos"] * 4})})
+    with pytest.raises(DataError, match=r"data\.train=.*: column 'text' has a text in none"):
+        train(config(root, "blank", f"data.train={blank}"))
