@@ -19,6 +19,7 @@ from bertray.model.bundle import Bundle, Task, load_tokenizer, num_positions, re
 from bertray.model.families import FAMILIES
 from bertray.model.forward import Backend, run_batches
 from bertray.model.packed import is_packable
+from bertray.model.rate import forward_flops
 from bertray.schema import EMPTY_TEXT, NOT_FINITE, NULL_TEXT, OK, Predictions
 from bertray.text.columns import Texts, as_column, distinct, is_blank, is_null, not_utf8
 from bertray.text.encoding import Encoder
@@ -62,6 +63,7 @@ class EngineStats:
         num_tokens: of the rows computed.
         num_padded_tokens: what the device computed, padding included.
         num_batches: forward passes.
+        num_flops: operations of the rows computed, padding not counted; see `forward_flops`.
         num_halvings: times that the token budget was halved because memory ran out. Another budget
             may change the last bits of a probability.
         seconds: spent on tokenizing and on computing.
@@ -72,6 +74,7 @@ class EngineStats:
     num_tokens: int = 0
     num_padded_tokens: int = 0
     num_batches: int = 0
+    num_flops: float = 0.0
     num_halvings: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"tokenize": 0.0, "compute": 0.0})
 
@@ -191,6 +194,7 @@ class Engine:
             bundle, settings, pad_token_id=tokenizer.pad_token_id or 0, num_threads=num_threads
         )
         self._max_batch_tokens = settings.max_batch_tokens
+        self._config = read_config(bundle.folder, source=bundle.source, key="model.path")
         self._task = bundle.task
         self._num_labels = len(bundle.labels)
         self._probe = self._encoder(["a"])
@@ -256,6 +260,7 @@ class Engine:
         stats.num_tokens += int(encoded.offsets[-1])
         stats.num_padded_tokens += outcome.num_padded_tokens
         stats.num_batches += outcome.num_batches
+        stats.num_flops += forward_flops(self._config, encoded.lengths)
         stats.seconds["tokenize"] += encoded_at - start
         stats.seconds["compute"] += time.perf_counter() - encoded_at
         return probabilities, status

@@ -10,6 +10,7 @@ import torch
 from bertray.errors import ModelError
 from bertray.model.bundle import open_bundle
 from bertray.model.engine import Engine, EngineSettings
+from bertray.model.rate import matmul_rate
 from bertray.schema import append_predictions
 from bertray.score.source import BLOCK_NOTES, Reading, add_stats, fault_of
 
@@ -65,6 +66,10 @@ class Classifier:
                 f"{settings.model_digest[:12]} on the driver; put the model where all nodes see it"
             )
         self._engine = Engine(bundle, settings.engine, num_threads=settings.num_threads)
+        # What of this process could be: int8 is held against float32, which everybody knows.
+        dtype = "float32" if settings.engine.dtype == "int8" else settings.engine.dtype
+        device = torch.device(settings.engine.device)
+        self._matmul_rate = matmul_rate(device, getattr(torch, dtype))
         self._labels = bundle.labels
         self._reading = settings.reading
 
@@ -86,7 +91,8 @@ class Classifier:
             prefix=reading.prefix,
         )
         notes = json.dumps(self._notes.take())
+        done = {name: after[name] - before[name] for name in after}
         return add_stats(
             scored.replace_schema_metadata({**block.schema.metadata, BLOCK_NOTES: notes}),
-            {name: after[name] - before[name] for name in after},
+            done | {"matmul_flops": self._matmul_rate * done["compute_s"]},
         )

@@ -47,10 +47,19 @@ class Summary:
         total = sum(busy.values())
         if not total:
             return {}
-        computed = max(stats["num_padded_tokens"], 1)
+        # An actor tokenizes and computes in turn; of reading and writing tasks there are twice
+        # as many as actors.
+        in_actor = busy["tokenize"] + busy["compute"]
+        slowest = max(in_actor, busy["read"] / 2, busy["write"] / 2)
+        at_limit = (
+            max(busy, key=lambda name: busy[name]) if slowest == in_actor else "read or write"
+        )
         return {
-            "busy with": ", ".join(f"{name} {value / total:.0%}" for name, value in busy.items()),
-            "padding": f"{1 - stats['num_tokens'] / computed:.1%} of the tokens computed",
+            "busy with": ", ".join(f"{name} {value / total:.0%}" for name, value in busy.items())
+            + f"; limited by {at_limit}",
+            "of the device's matmul rate": f"{stats['num_flops'] / stats['matmul_flops']:.0%}",
+            "padding": f"{1 - stats['num_tokens'] / max(stats['num_padded_tokens'], 1):.1%}"
+            " of the tokens computed",
             "repeated or empty texts": f"{stats['num_rows'] - stats['num_distinct']:,.0f}",
         }
 

@@ -1,0 +1,51 @@
+"""How much of what a device can do a forward pass makes of it."""
+
+import time
+
+import numpy as np
+import torch
+from transformers import PretrainedConfig
+
+SIZE = 1024  # of the square matrices: large enough for the full rate, small enough for any device
+SECONDS = 0.1
+TRIES = 3
+
+
+def forward_flops(config: PretrainedConfig, lengths: np.ndarray) -> float:
+    """Floating-point operations of an encoder's matrix multiplications, padding not counted.
+
+    A token of a row of n tokens takes, per layer, two for each weight of the four projections of
+    width h and of the two of the feed-forward network, h x i, and 4 n h for the attention scores
+    and their sums: for BERT-base 169.9 M + 36,864 n over its twelve layers.
+
+    Args:
+        config: of the model.
+        lengths: tokens per row, integers of shape (rows,).
+    """
+    layers, width = int(config.num_hidden_layers), int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", 0) or getattr(config, "hidden_dim", 4 * width))
+    per_token = layers * 2 * (4 * width * width + 2 * width * inner)
+    tokens = lengths.astype(np.float64)
+    return float((per_token * tokens + layers * 4 * width * tokens**2).sum())
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of square matrix multiplications, with the threads torch is set to.
+
+    The best of some tries of a tenth of a second: what the device can do, not what it did just now.
+    """
+    one = torch.randn(SIZE, SIZE, device=device).to(dtype)
+    best = 0.0
+    for _ in range(TRIES):
+        count, start = 0, _now(device)
+        while (seconds := _now(device) - start) < SECONDS:
+            one @ one
+            count += 1
+        best = max(best, count * 2.0 * SIZE**3 / seconds)
+    return best
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
