@@ -1,0 +1,70 @@
+import logging
+from collections import Counter
+
+import pytest
+
+from bertray import console
+from bertray.config import ScoreConfig, load_config
+from bertray.console import LOG_EVERY_S, ScoreView
+from bertray.score.summary import Progress, Summary
+
+CONFIG = load_config(ScoreConfig, None, ["model.path=m", "input.path=i", "output.path=o"])
+
+
+def test_off_a_terminal_progress_is_one_log_line_at_times(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    caplog.set_level(logging.INFO, "bertray")
+    with ScoreView("scoring") as view:
+        for step in range(1, 101):
+            now[0] += LOG_EVERY_S / 10
+            view.update(Progress(step * 10, 1000, step, 100))
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 10
+    assert lines[0] == "scoring rows=100/1000 splits=10/100 rows_per_s=3"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_summary_tells_rows_labels_and_what_was_not_scored(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    summary = Summary(
+        num_rows=1100,
+        num_rows_scored=1000,
+        stats=Counter({"num_tokens": 50_000}),
+        seconds=10.0,
+        status_counts=Counter({"ok": 1098, "null text": 2}),
+        label_counts=Counter({"good": 900, "bad": 198}),
+        quarantined=[{"shard": "x.parquet", "reason": "no footer"}],
+    )
+    with ScoreView("scoring") as view:
+        view.finish_score(summary, CONFIG)
+    printed, warned = (" ".join(text.split()) for text in capsys.readouterr())
+    for words in ("rows 1,100", "scored now 1,000", "rows/s 100", "tokens/s 5,000"):
+        assert words in printed
+    assert "labelled good 900" in printed
+    assert "not scored: null text 2" in printed
+    assert "quarantined: x.parquet: no footer" in warned
+
+
+def test_a_run_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with ScoreView("scoring") as view:
+        view.finish_score(Summary(num_rows=5, label_counts=Counter({"good": 5})), CONFIG)
+    assert "none: every shard was done already" in capsys.readouterr().out
+
+
+def test_the_summary_says_which_stage_is_the_limit() -> None:
+    stats = {"read_s": 1, "tokenize_s": 2, "compute_s": 16, "write_s": 1, "num_flops": 50.0}
+    stats |= {"matmul_flops": 100.0, "num_tokens": 97, "num_padded_tokens": 100}
+    stages = Summary(stats=Counter(stats)).stages()
+    assert stages["busy with"] == (
+        "read 5%, tokenize 10%, compute 80%, write 5%; limited by compute"
+    )
+    assert stages["of the device's matmul rate"] == "50%"
+    assert stages["padding"] == "3.0% of the tokens computed"
+    slow_reads = Summary(stats=Counter(stats | {"read_s": 100})).stages()
+    assert slow_reads["busy with"].endswith("limited by read or write")
