@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check fix bench wheel clean
+.PHONY: help install demo test check fix bench bench-gpu wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -44,6 +44,10 @@ fix: $(READY) ## apply what ruff can mend, and bring the generated docs up to da
 
 bench: $(READY) ## measure the claims of benchmarks/README.md on this machine
 	@$(BIN)/python benchmarks/engine.py
+	@$(BIN)/python benchmarks/end_to_end.py
+
+bench-gpu: ## measure one CUDA card with the Python at hand; needs torch and transformers, not Ray
+	@PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
 
 wheel: $(READY) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --outdir dist .

@@ -5,8 +5,8 @@
 The recipe is a Hugging Face ``pipeline("text-classification")`` inside ``map_batches`` between
 ``read_parquet`` and ``write_parquet``, with as many actors as bertray takes. Texts are Rotten
 Tomatoes and single IMDB sentences (short), and whole IMDB reviews (long), each text once; the model
-is MiniLM-L6 with a random head. Seconds are wall clock from the plan to the last file, actors' start
-included. Of several repeats the median counts.
+is MiniLM-L6 with a random head. Seconds are wall clock from the plan to the last file, the actors'
+start included. Of several repeats the median counts.
 """
 
 import argparse
@@ -38,7 +38,9 @@ SHARDS = 8
 
 def main() -> None:
     """Measure each side in turn, and print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--short", type=int, default=16_384, help="short texts")
     parser.add_argument("--long", type=int, default=1_024, help="long texts")
     parser.add_argument("--repeats", type=int, default=3)
@@ -70,7 +72,9 @@ def main() -> None:
                     assert pq.read_table(out).num_rows == len(texts)
                     shutil.rmtree(out)
             one, two = (statistics.median(rates[side]) for side in sides)
-            print(f"| {name} | {len(texts):,} | {one:.1f} | {two:.1f} | {two / one:.2f} |", flush=True)
+            print(
+                f"| {name} | {len(texts):,} | {one:.1f} | {two:.1f} | {two / one:.2f} |", flush=True
+            )
 
 
 class Recipe:

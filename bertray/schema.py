@@ -12,6 +12,7 @@ from bertray.errors import SchemaError
 OK = "ok"
 NULL_TEXT = "null text"
 EMPTY_TEXT = "empty text"
+NOT_UTF8 = "the text is not valid UTF-8"
 NOT_FINITE = "the model gave a value that is not finite"
 
 # The row held nothing to classify. Any other status but OK is a fault: a quarantined row.

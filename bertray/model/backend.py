@@ -34,8 +34,6 @@ class TorchBackend:
         pad_token_id: fills the shorter rows of a padded batch; masked, so it changes nothing.
     """
 
-    rows_touch = False
-
     def __init__(self, bundle: Bundle, *, device: Device, dtype: Dtype, pad_token_id: int) -> None:
         self._device = torch.device(device)
         self._pad_token_id = pad_token_id

@@ -298,9 +298,9 @@ def _fetch_uri(uri: str, *, key: str) -> Path:
     if not any(file.path == "config.json" for file in files):
         raise ModelError(f"{key}={uri}: no config.json in there, so it is no model folder")
     listing = hashlib.sha256(repr((uri, files)).encode()).hexdigest()
-    target = _cache_folder() / "fetched" / listing
+    target = cache_folder() / "fetched" / listing
     if not target.is_dir():
-        with _filling(target) as folder:
+        with filling(target) as folder:
             storage.download(uri, folder)
     return target
 
@@ -315,7 +315,7 @@ def with_safetensors(folder: Path, digest: str, *, source: str) -> Path:
         return folder
     if not pickled:
         raise ModelError(f"{source}: no weights (*.safetensors or {PICKLED_WEIGHTS}) in there")
-    target = _cache_folder() / "converted" / digest
+    target = cache_folder() / "converted" / digest
     if target.is_dir():
         return target
     weights: dict[str, torch.Tensor] = {}
@@ -328,7 +328,7 @@ def with_safetensors(folder: Path, digest: str, *, source: str) -> Path:
                 "could run code; convert them to safetensors where you trust them"
             ) from error
     logger.info("converting pickled weights source=%s target=%s", source, target)
-    with _filling(target) as copy:
+    with filling(target) as copy:
         for path in (path for pattern in MODEL_FILES for path in folder.glob(pattern)):
             shutil.copy2(path, copy)
         tensors = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
@@ -337,7 +337,7 @@ def with_safetensors(folder: Path, digest: str, *, source: str) -> Path:
 
 
 @contextmanager
-def _filling(target: Path) -> Any:
+def filling(target: Path) -> Any:
     """A folder to fill that takes its name once it is complete; the first of two fillers wins."""
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=".filling-"))
@@ -352,7 +352,7 @@ def _filling(target: Path) -> Any:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     """Where the platform keeps caches (XDG base directory specification)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertray"
 

@@ -6,51 +6,22 @@
 import logging
 import time
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from bertray.errors import ConfigError, ModelError
-from bertray.model.backend import Device, Dtype, TorchBackend
-from bertray.model.bundle import Bundle, Task, load_tokenizer, num_positions, read_config
-from bertray.model.families import FAMILIES
+from bertray.errors import ModelError
+from bertray.model.backend import TorchBackend
+from bertray.model.bundle import Bundle, Task, load_tokenizer, read_config
 from bertray.model.forward import Backend, run_batches
-from bertray.model.packed import is_packable
 from bertray.model.rate import forward_flops
-from bertray.schema import EMPTY_TEXT, NOT_FINITE, NULL_TEXT, OK, Predictions
+from bertray.model.settings import EngineSettings
+from bertray.schema import EMPTY_TEXT, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Predictions
 from bertray.text.columns import Texts, as_column, distinct, is_blank, is_null, not_utf8
 from bertray.text.encoding import Encoder
 
 logger = logging.getLogger(__name__)
-
-BackendName = Literal["torch", "onnx"]
-
-NOT_UTF8 = "the text is not valid UTF-8"
-
-# Where the matrix multiplications of an encoder are near their best rate and padding is small.
-DEFAULT_BATCH_TOKENS: dict[Device, int] = {"cpu": 1024, "cuda": 32_768}
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """All that decides an engine's output, beside the model itself. Small, plain and picklable.
-
-    Attributes:
-        max_length: tokens a row is cut to.
-        device: where the model runs.
-        dtype: number type of the forward pass.
-        max_batch_tokens: rows x longest row of one forward pass; a longer row goes alone.
-        backend: what computes it.
-    """
-
-    max_length: int
-    device: Device
-    dtype: Dtype
-    max_batch_tokens: int
-    backend: BackendName = "torch"
 
 
 @dataclass
@@ -82,59 +53,6 @@ class EngineStats:
         """All figures by name; seconds as ``tokenize_s`` and so on."""
         counts = {name: value for name, value in vars(self).items() if name != "seconds"}
         return counts | {f"{name}_s": value for name, value in self.seconds.items()}
-
-
-def resolve_settings(
-    bundle: Bundle,
-    *,
-    device: Device,
-    max_length: int | None = None,
-    dtype: str = "auto",
-    max_batch_tokens: int | None = None,
-    backend: str = "auto",
-) -> EngineSettings:
-    """Fill in what was left to us: from the model, the device class and what is installed here.
-
-    To be called once, on the driver. The result travels, so all workers compute the same.
-
-    Args:
-        bundle: the model.
-        device: where it will run.
-        max_length: tokens a row is cut to; what the bundle says by default.
-        dtype: ``auto`` is bfloat16 on CUDA and float32 on CPUs. See `verify_int8` for int8.
-        max_batch_tokens: rows x longest row of a forward pass.
-        backend: ``auto`` is ONNX Runtime on CPUs if it is installed and takes the model.
-
-    Raises:
-        ConfigError: the model cannot take so long rows, or the backend not this model, device or
-            number type.
-    """
-    config = read_config(bundle.folder, source=bundle.source, key="model.path")
-    most = num_positions(config)
-    if max_length is not None and most is not None and max_length > most:
-        raise ConfigError(f"model.max_length={max_length}: {bundle.source} takes {most} at most")
-    if dtype == "auto":
-        dtype = "bfloat16" if device == "cuda" else "float32"
-    takes_onnx = device == "cpu" and dtype in ("float32", "int8") and is_packable(config)
-    if backend == "auto":
-        installed = all(find_spec(name) is not None for name in ("onnx", "onnxruntime"))
-        wanted = dtype == "int8" or (takes_onnx and installed)
-        backend = "onnx" if wanted else "torch"
-    if backend == "onnx" and not takes_onnx:
-        raise ConfigError(
-            f"model.backend=onnx, model.dtype={dtype}: ONNX Runtime computes float32 or int8, on "
-            f"CPUs, for {', '.join(sorted(FAMILIES))}; {bundle.source} is {config.model_type} and "
-            f"the device {device}; set model.backend=torch"
-        )
-    if backend == "torch" and dtype == "int8":
-        raise ConfigError("model.dtype=int8 needs ONNX Runtime; set model.backend=onnx")
-    return EngineSettings(
-        max_length=max_length or bundle.max_length,
-        device=device,
-        dtype=dtype,  # type: ignore[arg-type]
-        max_batch_tokens=max_batch_tokens or DEFAULT_BATCH_TOKENS[device],
-        backend=backend,  # type: ignore[arg-type]
-    )
 
 
 def verify_int8(

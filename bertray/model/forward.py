@@ -32,10 +32,6 @@ class Backend(Protocol):
     def pads(self) -> bool:
         """Whether rows are padded to the longest of their batch."""
 
-    @property
-    def rows_touch(self) -> bool:
-        """Whether a row that is not finite spoils the others of its batch."""
-
     def __call__(self, encoded: Encoded, rows: np.ndarray) -> Tensor: ...
 
 
@@ -114,8 +110,6 @@ def run_batches(
         # One copy at the end: on CUDA each would wait for the work before it.
         order = np.concatenate([rows for rows, _ in done])
         outcome.logits[order] = torch.cat([logits for _, logits in done]).cpu().numpy()
-    if backend.rows_touch:
-        _compute_alone(backend, encoded, outcome, probe=probe)
     return outcome
 
 
@@ -126,15 +120,6 @@ def _plan(backend: Backend, lengths: np.ndarray, *, max_tokens: int) -> list[np.
         max_padding=MAX_PADDING if backend.pads else 1.0,
         min_tokens=MIN_TOKENS,
     )
-
-
-def _compute_alone(backend: Backend, encoded: Encoded, outcome: Outcome, *, probe: Encoded) -> None:
-    """Try rows without finite logits once more, out of reach of the row that is at fault."""
-    suspects = np.flatnonzero(~np.isfinite(outcome.logits).all(axis=1))
-    if len(suspects) and bool(torch.isfinite(backend(probe, np.arange(len(probe)))).all()):
-        for row in suspects:
-            if int(row) not in outcome.failures:
-                outcome.logits[row] = backend(encoded, np.array([row]))[0].numpy()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ class Tokens:
         token_type_ids: of shape (T,).
         offsets: int32 of shape (B + 1,); row i is ``input_ids[offsets[i]:offsets[i + 1]]``.
         lengths: tokens per row, on the host.
+        longest: of ``lengths``.
     """
 
     input_ids: Tensor
@@ -31,6 +32,7 @@ class Tokens:
     token_type_ids: Tensor
     offsets: Tensor
     lengths: list[int]
+    longest: int
 
 
 # (queries, keys, values, tokens) -> contexts, all of shape (tokens, A, D). There are as many
@@ -59,7 +61,7 @@ def attend_varlen(queries: Tensor, keys: Tensor, values: Tensor, tokens: Tokens)
     """Flash attention over all rows in one kernel: CUDA, two-byte floats."""
     from torch.nn.attention.varlen import varlen_attn
 
-    longest = max(tokens.lengths)
+    longest = tokens.longest
     if len(queries) == len(keys):
         ends, longest_query = tokens.offsets, longest
     else:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bertray.errors import ModelError
-from bertray.model.bundle import Bundle, _cache_folder, _filling, load_model, read_config
+from bertray.model.bundle import Bundle, cache_folder, filling, load_model, read_config
 from bertray.model.onnx_graph import GRAPH_VERSION, Precision, write_graph
 from bertray.model.packed import (
     TOLERANCE,
@@ -48,14 +48,12 @@ class OnnxBackend:
     def __init__(
         self, bundle: Bundle, *, precision: Precision, pad_token_id: int, num_threads: int
     ) -> None:
-        # The 8-bit activations of a batch have one scale, so one row can spoil the others.
-        self.rows_touch = precision == "int8"
         self._num_threads = num_threads
         self._pad_token_id = pad_token_id
         config = read_config(bundle.folder, source=bundle.source, key="model.path")
         self._padding_idx = padding_index(config)
         name = f"{bundle.digest}-{precision}-{GRAPH_VERSION}"
-        target: Path = _cache_folder() / "onnx" / name
+        target: Path = cache_folder() / "onnx" / name
         if not target.is_dir():
             self._fill_cache(bundle, target, precision=precision)
         self._open(target)
@@ -89,7 +87,7 @@ class OnnxBackend:
     def _open(self, folder: Path) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._num_threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, and said once, by us
         options.enable_mem_pattern = False  # helps only where all batches have one shape
         path = str(folder / FILE)
         self._session = onnxruntime.InferenceSession(
@@ -105,7 +103,7 @@ class OnnxBackend:
         if packed is None:
             raise ModelError(refusal)
         logger.info("writing an ONNX graph model=%s target=%s", bundle.source, target)
-        with _filling(target) as folder:
+        with filling(target) as folder:
             write_graph(packed, folder / FILE, precision=precision)
             self._open(folder)
             encoded = check_rows(model)

@@ -22,12 +22,17 @@ from bertray.model.packed import PackedModel
 
 Precision = Literal["float32", "int8"]
 
-GRAPH_VERSION = 1  # to be raised with any change here: graphs are cached
+GRAPH_VERSION = 3  # to be raised with any change here: graphs are cached
 OUTPUT = "logits"
 OPSET = 18
 IR_VERSION = 9
-# Weights take 7 of their 8 bits: the 16-bit sums of CPUs without VNNI overflow on more.
-LARGEST_WEIGHT = 63
+# So many numbers share a scale in an 8-bit product, in weights and activations alike. Queries, keys
+# and what attention gives can do with fewer scales, which is faster. Labels of a fine-tuned MiniLM
+# that stayed the same, of 2,500 short texts: 99.8% as it is here, 99.8% with 64 everywhere, 99.6%
+# with 128 everywhere, 98.3% with one scale a tensor.
+BLOCK_SIZE = 64
+ATTENTION_BLOCK_SIZE = 128
+INT8 = 4  # the operation's code for products of 8-bit integers
 
 
 def write_graph(packed: PackedModel, path: Path, *, precision: Precision) -> None:
@@ -71,11 +76,13 @@ class _Graph:
     def fused(self, op: str, *inputs: str, **attributes: Any) -> str:
         return self.node(op, *inputs, domain="com.microsoft", **attributes)
 
-    def weight(self, values: Tensor, make: Callable[[Tensor], Tensor] | None = None) -> str:
+    def weight(
+        self, values: Tensor, make: Callable[..., Tensor] | None = None, **options: int
+    ) -> str:
         """What ``make`` makes of a parameter; of one met before, as in ALBERT, the same again."""
-        key = (values.data_ptr(), values.shape, make)
+        key = (values.data_ptr(), values.shape, make, *options.values())
         if key not in self.weights:
-            made = (values if make is None else make(values)).detach().numpy()
+            made = (values if make is None else make(values, **options)).detach().numpy()
             name = f"weight_{len(self.weights)}"
             self.weights[key] = numpy_helper.from_array(np.ascontiguousarray(made), name)
         return self.weights[key].name
@@ -86,12 +93,24 @@ class _Graph:
             self.weights[values] = numpy_helper.from_array(array, f"weight_{len(self.weights)}")
         return self.weights[values].name
 
-    def product(self, x: str, weight: Tensor, *, exact: bool = False) -> str:
+    def product(
+        self, x: str, weight: Tensor, *, exact: bool = False, block_size: int = BLOCK_SIZE
+    ) -> str:
         """``x @ weight.T``, in 8 bits unless ``exact``."""
         if exact or self._precision == "float32":
             return self.node("MatMul", x, self.weight(weight, _transposed))
-        rounded, scales = self.weight(weight, _rounded), self.weight(weight, _scales)
-        return self.fused("DynamicQuantizeMatMul", x, rounded, scales)
+        num_out, num_in = weight.shape
+        return self.fused(
+            "MatMulNBits",
+            x,
+            self.weight(weight, _rounded, block_size=block_size),
+            self.weight(weight, _scales, block_size=block_size),
+            K=num_in,
+            N=num_out,
+            bits=8,
+            block_size=block_size,
+            accuracy_level=INT8,
+        )
 
     def linear(self, x: str, layer: Any, *, name: str = "") -> str:
         """A `torch.nn.Linear`, never in 8 bits."""
@@ -148,16 +167,17 @@ def _write_layer(graph: _Graph, layer: Layer, x: str, *, first_only: bool = Fals
     if first_only:
         asked = graph.node("Slice", x, *(graph.numbers(number) for number in (0, 1, 1)))
     query, key, value = layer.qkv.weight.chunk(3)
+    wide = ATTENTION_BLOCK_SIZE
     context = graph.fused(
         "MultiHeadAttention",
-        graph.product(asked, query, exact=first_only),
-        graph.product(x, key),
+        graph.product(asked, query, exact=first_only, block_size=wide),
+        graph.product(x, key, block_size=wide),
         graph.product(x, value),
         graph.weight(layer.qkv.bias),
         "lengths",
         num_heads=layer.num_heads,
     )
-    mixed = graph.product(context, layer.attention_out.weight, exact=first_only)
+    mixed = graph.product(context, layer.attention_out.weight, exact=first_only, block_size=wide)
     y = graph.normalised_sum(mixed, layer.attention_out.bias, asked, layer.attention_norm)
     up = graph.product(y, layer.up.weight, exact=first_only)
     down = graph.activated(up, layer.up.bias, layer.activation)
@@ -169,10 +189,21 @@ def _transposed(weight: Tensor) -> Tensor:
     return weight.T
 
 
-def _scales(weight: Tensor) -> Tensor:
-    """One for each output, so that the largest weight that leads there is `LARGEST_WEIGHT`."""
-    return (weight.abs().amax(dim=1) / LARGEST_WEIGHT).clamp(min=torch.finfo(torch.float32).tiny)
+def _blocks(weight: Tensor, *, block_size: int) -> Tensor:
+    """Of shape (outputs, blocks, ``block_size``), the last block filled with zeros."""
+    missing = -weight.shape[1] % block_size
+    padded = torch.nn.functional.pad(weight, (0, missing))
+    return padded.reshape(len(weight), -1, block_size)
 
 
-def _rounded(weight: Tensor) -> Tensor:
-    return (weight / _scales(weight)[:, None]).round().to(torch.int8).T
+def _scales(weight: Tensor, *, block_size: int) -> Tensor:
+    """Of each block, so that its largest weight becomes 127; flat."""
+    largest = _blocks(weight, block_size=block_size).abs().amax(dim=-1)
+    return (largest / 127).clamp(min=torch.finfo(torch.float32).tiny).flatten()
+
+
+def _rounded(weight: Tensor, *, block_size: int) -> Tensor:
+    """Blocks of bytes in which 128 stands for zero."""
+    blocks = _blocks(weight, block_size=block_size)
+    scales = _scales(weight, block_size=block_size).reshape(*blocks.shape[:2], 1)
+    return ((blocks / scales).round() + 128).to(torch.uint8)

@@ -8,9 +8,7 @@ A model is taken only if its numbers are the same both ways (`pack`).
 # B = rows in the micro-batch, T = tokens of all of them, H = hidden size, C = labels
 """
 
-import json
 import logging
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -82,11 +80,15 @@ class PackedModel(nn.Module):
         segments = batch.token_type_ids
         if segments is None:
             segments = np.zeros(len(batch.input_ids), np.int32)
-        arrays = (batch.input_ids, position_ids(batch, self.padding_idx), segments, batch.offsets)
-        ids, positions, kinds, offsets = (
-            _to_device(torch.from_numpy(array.astype(np.int32)), device) for array in arrays
+        positions = position_ids(batch, self.padding_idx)
+        return Tokens(
+            input_ids=_to_device(batch.input_ids, device),
+            positions=_to_device(positions, device),
+            token_type_ids=_to_device(segments, device),
+            offsets=_to_device(batch.offsets, device),
+            lengths=batch.lengths.tolist(),
+            longest=int(batch.lengths.max()),
         )
-        return Tokens(ids, positions, kinds, offsets, batch.lengths.tolist())
 
 
 def padding_index(config: PretrainedConfig) -> int | None:
@@ -181,13 +183,17 @@ def agree(found: Tensor, wanted: Tensor, *, tolerance: float) -> bool:
     )
 
 
-def is_packable(folder: Path) -> bool:
-    """Whether a model folder is of a family that this module knows."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config.get("model_type") in FAMILIES
+def is_packable(config: PretrainedConfig) -> bool:
+    """Whether a model is of a family that this module knows."""
+    return (
+        config.model_type in FAMILIES
+        and getattr(config, "position_embedding_type", "absolute") == "absolute"
+    )
 
 
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """As int32, by way of pinned memory, from which CUDA copies on its own."""
+    tensor = torch.from_numpy(array.astype(np.int32))
     if device.type != "cuda":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -9,8 +9,9 @@ import torch
 
 from bertray.errors import ModelError
 from bertray.model.bundle import open_bundle
-from bertray.model.engine import Engine, EngineSettings
+from bertray.model.engine import Engine
 from bertray.model.rate import matmul_rate
+from bertray.model.settings import EngineSettings
 from bertray.schema import append_predictions
 from bertray.score.source import BLOCK_NOTES, Reading, add_stats, fault_of
 

@@ -9,7 +9,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from bertray.config import InferenceModel
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle
-from bertray.model.engine import EngineSettings, resolve_settings
+from bertray.model.settings import EngineSettings, resolve_settings
 from bertray.score.classifier import Classifier, ClassifierSettings
 from bertray.score.plan import Split
 from bertray.score.pool import TASK_CPUS, PoolPlan

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from bertray import cluster, storage
 from bertray.config import ScoreConfig
 from bertray.model.bundle import Bundle, load_model, open_bundle
-from bertray.model.engine import EngineSettings, verify_int8
+from bertray.model.engine import verify_int8
+from bertray.model.settings import EngineSettings
 from bertray.schema import append_predictions, no_predictions
 from bertray.score import contract as folder
 from bertray.score.contract import Contract

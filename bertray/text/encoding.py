@@ -32,8 +32,9 @@ ROWS_PER_CALL = 1024  # bounds the Python objects that the Hugging Face tokenize
 # if those were too few. English has 4.5 characters a token.
 HEAD_CHARACTERS = 8
 
-# The faster tokenizer is checked on so many rows of each call, and on as many that are not ASCII.
-SAMPLED_ROWS = 16
+# The faster tokenizer is checked on one row in so many of each call, and on as many that are not
+# ASCII: so few that the slower one's time does not show, but at least 2 and at most 16.
+ROWS_PER_SAMPLE = 256
 SAMPLED_BYTES = 20_000  # not on longer rows, which would cost more than they tell
 
 _Tokenize = Callable[[list[str], list[str] | None], Encoded]
@@ -77,10 +78,10 @@ class Encoder:
                 logger.info("nanotoken is not installed; tokenizing with Hugging Face's tokenizers")
             except ValueError as error:
                 logger.debug("no faster tokenizer: %s", error)
-        if self._fast is not None:
-            texts = probes(tokenizer)
-            self._check([as_column(texts)], self._fast(texts, None))
-            self._check([as_column(texts), as_column(texts[::-1])], self._fast(texts, texts[::-1]))
+        texts = as_column(probes(tokenizer))
+        for columns in ([texts], [texts, texts[::-1]]):
+            if self._fast is not None:
+                self._check(columns, self._encode(columns, self._fast))
 
     @property
     def is_fast(self) -> bool:
@@ -230,6 +231,7 @@ def _sample(columns: Sequence[pa.LargeStringArray]) -> np.ndarray:
     is_ascii = np.logical_and.reduce([np.asarray(pc.string_is_ascii(column)) for column in columns])
     picked = []
     for rows in (np.flatnonzero(is_short), np.flatnonzero(is_short & ~is_ascii)):
-        step = max(1, len(rows) // SAMPLED_ROWS)
-        picked.append(rows[::step][:SAMPLED_ROWS])
+        num_sampled = min(max(len(rows) // ROWS_PER_SAMPLE, 2), 16)
+        step = max(1, len(rows) // num_sampled)
+        picked.append(rows[::step][:num_sampled])
     return np.unique(np.concatenate(picked))

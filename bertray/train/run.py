@@ -1,9 +1,9 @@
 """The training job, read top to bottom.
 
-    bertray train configs/demo/train.yaml
-    ray job submit -- python jobs/train.py configs/demo/train.yaml
+bertray train configs/demo/train.yaml
+ray job submit -- python jobs/train.py configs/demo/train.yaml
 
-    labels -> split -> tokenize (Ray Data) -> workers (Ray Train) -> best checkpoint -> bundle
+labels -> split -> tokenize (Ray Data) -> workers (Ray Train) -> best checkpoint -> bundle
 """
 
 import json

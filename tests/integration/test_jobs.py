@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +78,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     )
     try:
         address = f"http://127.0.0.1:{dashboard}"
-        wait_for(f"{address}/api/gcs_healthz")
-        yield Cluster(address, environment)
+        cluster = Cluster(address, environment)
+        wait_until_it_takes_jobs(cluster)
+        yield cluster
     finally:
         os.killpg(head.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -89,15 +89,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def wait_for(url: str) -> None:
+def wait_until_it_takes_jobs(cluster: Cluster) -> None:
+    """The dashboard answers some seconds before the agent that starts jobs is there."""
     deadline = time.monotonic() + START_TIMEOUT_S
+    command = [RAY, "job", "submit", "--address", cluster.address, "--no-wait", "--", "true"]
     while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail(f"no Ray head at {url} after {START_TIMEOUT_S} s")
+        done = subprocess.run(command, env=cluster.environment, capture_output=True, timeout=60)
+        if done.returncode == 0:
+            return
+        time.sleep(0.5)
+    pytest.fail(f"no Ray head takes jobs at {cluster.address} after {START_TIMEOUT_S} s")
 
 
 def plain(output: str) -> str:

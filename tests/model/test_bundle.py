@@ -115,7 +115,7 @@ def test_a_pickle_that_could_run_code_is_refused_and_does_not_run(
     monkeypatch.chdir(tmp_path)
     pickled(folder)
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": _Bomb()}))
-    with pytest.raises(ModelError, match="hold more than tensors.*convert them to safetensors"):
+    with pytest.raises(ModelError, match=r"hold more than tensors.*convert them to safetensors"):
         open_bundle(str(folder))
     assert not (tmp_path / "exploded").exists()
 

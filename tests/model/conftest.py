@@ -1,0 +1,81 @@
+"""Small random-weight classifiers of each family, saved as bundles."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AlbertConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    CamembertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    MPNetConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+
+from bertray.model.bundle import Bundle, open_bundle
+
+COMMON = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 72,
+    "initializer_range": 0.2,
+    "num_labels": 3,
+}
+PACKED = {
+    "bert": BertConfig(**COMMON),
+    "bert-relu": BertConfig(**COMMON, hidden_act="relu"),
+    "bert-tanh-gelu": BertConfig(**COMMON, hidden_act="gelu_new"),
+    "distilbert": DistilBertConfig(
+        **{**COMMON, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48}
+    ),
+    "roberta": RobertaConfig(**COMMON),
+    "xlm-roberta": XLMRobertaConfig(**COMMON, type_vocab_size=1),
+    "camembert": CamembertConfig(**COMMON),
+    "electra": ElectraConfig(**COMMON, embedding_size=32),
+    "electra-projected": ElectraConfig(**COMMON, embedding_size=16),
+    "albert": AlbertConfig(**COMMON, embedding_size=16),
+    "albert-grouped": AlbertConfig(
+        **{**COMMON, "num_hidden_layers": 4},
+        embedding_size=16,
+        num_hidden_groups=2,
+        inner_group_num=2,
+    ),
+}
+PLAIN = {"mpnet": MPNetConfig(**COMMON), "deberta-v2": DebertaV2Config(**COMMON)}
+
+
+@pytest.fixture(scope="session")
+def make_bundle(
+    tmp_path_factory: pytest.TempPathFactory, classifier_folder: Path
+) -> Callable[[str], Bundle]:
+    """A bundle of a family with the tests' small tokenizer; each is made once."""
+    made: dict[str, Bundle] = {}
+
+    def make(family: str) -> Bundle:
+        if family not in made:
+            folder = tmp_path_factory.mktemp(family)
+            torch.manual_seed(0)
+            config = (PACKED | PLAIN)[family]
+            AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(classifier_folder)
+            tokenizer.save_pretrained(folder)
+            if getattr(config, "type_vocab_size", 0) < 2:
+                path = folder / "tokenizer_config.json"
+                names = {"model_input_names": ["input_ids", "attention_mask"]}
+                path.write_text(json.dumps(json.loads(path.read_text()) | names))
+            made[family] = replace(open_bundle(str(folder)), max_length=64)
+        return made[family]
+
+    return make

@@ -1,0 +1,317 @@
+import builtins
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from bertray.errors import ConfigError, ModelError
+from bertray.model import engine as engine_module
+from bertray.model.bundle import load_model, open_bundle
+from bertray.model.engine import Engine, verify_int8
+from bertray.model.settings import resolve_settings
+from bertray.schema import EMPTY_TEXT, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK
+
+PACKED = [
+    "bert",
+    "bert-relu",
+    "bert-tanh-gelu",
+    "distilbert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "electra-projected",
+    "albert",
+    "albert-grouped",
+]
+PLAIN = ["mpnet", "deberta-v2"]
+WORDS = "good bad film plot the a is was very not great awful story actor".split()
+text_st = st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(" ".join)
+BACKENDS = ["torch", "onnx"]
+
+
+@pytest.fixture(scope="module")
+def bundle(classifier_folder):
+    return open_bundle(str(classifier_folder))
+
+
+def make_engine(bundle, **wanted):
+    return Engine(bundle, resolve_settings(bundle, device="cpu", **wanted), num_threads=1)
+
+
+def hugging_face(bundle, texts, pairs=None):
+    """Row by row, as its documentation shows it."""
+    tokenizer, model = AutoTokenizer.from_pretrained(bundle.folder), load_model(bundle)
+    rows = []
+    for row, text in enumerate(texts):
+        inputs = tokenizer(
+            text,
+            pairs[row] if pairs is not None else None,
+            truncation=True,
+            max_length=bundle.max_length,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            rows.append(model(**inputs).logits.softmax(-1)[0].numpy())
+    return np.array(rows)
+
+
+def random_texts(count, *, seed=0, longest=40):
+    chance = np.random.default_rng(seed)
+    return [" ".join(chance.choice(WORDS, chance.integers(1, longest))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", [*PACKED, *PLAIN])
+def test_probabilities_are_hugging_faces_row_by_row(make_bundle, family, backend):
+    bundle = make_bundle(family)
+    if family in PLAIN and backend == "onnx":
+        with pytest.raises(ConfigError, match=r"model\.backend=torch"):
+            make_engine(bundle, backend=backend)
+        return
+    engine = make_engine(bundle, backend=backend)
+    texts, pairs = random_texts(12), random_texts(12, seed=1)
+    found = engine.predict(texts).probabilities
+    np.testing.assert_allclose(found, hugging_face(bundle, texts), atol=1e-5, rtol=0)
+    found = engine.predict(pa.array(texts), pa.array(pairs)).probabilities
+    np.testing.assert_allclose(found, hugging_face(bundle, texts, pairs), atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def engines(request, bundle):
+    """The same model at a few budgets; the smallest takes less than most rows."""
+    return [
+        make_engine(bundle, backend=request.param, max_batch_tokens=tokens)
+        for tokens in (8, 60, 4096)
+    ]
+
+
+@given(texts=st.lists(text_st, min_size=1, max_size=20))
+@settings(deadline=None, max_examples=15)
+def test_predictions_do_not_depend_on_the_batch_size(engines, texts):
+    first, *others = (engine.predict(texts).probabilities for engine in engines)
+    assert np.allclose(first.sum(axis=1), 1, atol=1e-5)
+    for other in others:
+        np.testing.assert_allclose(first, other, atol=1e-5, rtol=0)
+
+
+@given(texts=st.lists(text_st | st.sampled_from([None, "", " \t\u3000"]), max_size=12))
+@settings(deadline=None, max_examples=15)
+def test_rows_in_are_rows_out_and_those_without_text_say_why(engines, texts):
+    found = engines[1].predict(texts)
+    assert len(found) == len(texts) == len(found.probabilities)
+    for text, status, row in zip(texts, found.status, found.probabilities, strict=True):
+        wanted = NULL_TEXT if text is None else OK if text.strip() else EMPTY_TEXT
+        assert status == wanted
+        assert np.isnan(row).all() == (wanted != OK)
+
+
+def test_of_a_pair_the_text_that_is_missing_is_named(bundle):
+    engine = make_engine(bundle)
+    texts, pairs = ["good", None, "good", " "], ["bad", "bad", "", None]
+    assert engine.predict(texts, pairs).status == (OK, NULL_TEXT, EMPTY_TEXT, EMPTY_TEXT)
+
+
+def test_a_text_that_is_not_utf8_loses_only_itself(bundle):
+    buffers = pa.array([b"good film", b"caf\xe9", b"bad"], pa.binary()).buffers()
+    found = make_engine(bundle).predict(pa.Array.from_buffers(pa.string(), 3, buffers))
+    assert found.status == (OK, NOT_UTF8, OK)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["good film", "bad", "good film"]),
+        pa.array(["good film", "bad", "good film"], pa.string_view()),
+        pa.array(["good film", "bad", "good film"]).dictionary_encode(),
+        pa.chunked_array([pa.array(["good film"]), pa.array(["bad", "good film"])]),
+    ],
+)
+def test_repeats_are_computed_once_and_get_the_same_numbers(bundle, column):
+    engine = make_engine(bundle)
+    found = engine.predict(column).probabilities
+    assert engine.stats.num_rows == 3
+    assert engine.stats.num_distinct == 2
+    np.testing.assert_array_equal(found[0], found[2])
+    np.testing.assert_allclose(found, hugging_face(bundle, column.to_pylist()), atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_same_rows_give_the_same_bytes_on_any_engine(bundle, backend):
+    texts = random_texts(60)
+    first, second = (make_engine(bundle, backend=backend) for _ in range(2))
+    second.predict(random_texts(10, seed=1))
+    assert first.predict(texts).probabilities.tobytes() == (
+        second.predict(texts).probabilities.tobytes()
+    )
+
+
+def test_no_rows_give_no_predictions(bundle):
+    assert len(make_engine(bundle).predict([])) == 0
+
+
+class Faulty:
+    """A backend in which some rows fail, and batches over a size run out of memory."""
+
+    pads = False
+
+    def __init__(self, backend, *, is_bad=lambda ids: False, most_tokens=10**9, dead=False):
+        self.backend, self.is_bad, self.most_tokens = backend, is_bad, most_tokens
+        self.dead = dead
+        self.sizes = []
+
+    def __call__(self, encoded, rows):
+        tokens = int(encoded.lengths[rows].sum())
+        if tokens > self.most_tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        ends = encoded.offsets
+        if self.dead or any(self.is_bad(encoded.input_ids[ends[r] : ends[r + 1]]) for r in rows):
+            raise IndexError("index out of range in self")
+        self.sizes.append(tokens)
+        return self.backend(encoded, rows)
+
+
+def faulty(monkeypatch, **faults):
+    load, made = engine_module._load_backend, []
+
+    def broken(*args, **kwargs):
+        made.append(Faulty(load(*args, **kwargs), **faults))
+        return made[0]
+
+    monkeypatch.setattr(engine_module, "_load_backend", broken)
+    return made
+
+
+def test_out_of_memory_halves_the_budget_and_remembers_it(bundle, monkeypatch):
+    made = faulty(monkeypatch, most_tokens=100)
+    texts = random_texts(50)
+    engine = make_engine(bundle, backend="torch", max_batch_tokens=400)
+    found = engine.predict(texts)
+    assert engine.stats.num_halvings == 2
+    assert set(found.status) == {OK}
+    np.testing.assert_allclose(found.probabilities, hugging_face(bundle, texts), atol=1e-5)
+    engine.predict(texts)
+    assert engine.stats.num_halvings == 2
+    assert max(made[0].sizes) <= 100
+
+
+def test_memory_that_does_not_do_for_one_row_is_an_error(bundle, monkeypatch):
+    faulty(monkeypatch, most_tokens=3)
+    with pytest.raises(torch.OutOfMemoryError):
+        make_engine(bundle, backend="torch").predict(["good bad film plot"])
+
+
+@given(bad=st.sets(st.integers(0, 29), max_size=4))
+@settings(deadline=None, max_examples=10)
+def test_a_row_that_breaks_the_model_is_the_only_one_lost(bundle, bad):
+    texts = [f"{text} awful" if row in bad else text for row, text in enumerate(TEXTS)]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        faulty(monkeypatch, is_bad=lambda ids: AWFUL in ids)
+        found = make_engine(bundle, backend="torch").predict(texts)
+    rows = [row for row in range(len(texts)) if row not in bad]
+    assert {row for row, status in enumerate(found.status) if status != OK} == bad
+    for row in bad:
+        assert found.status[row] == "the model failed: IndexError: index out of range in self"
+        assert np.isnan(found.probabilities[row]).all()
+    wanted = hugging_face(bundle, [texts[row] for row in rows])
+    np.testing.assert_allclose(found.probabilities[rows], wanted, atol=1e-5)
+
+
+TEXTS = sorted({text.replace("awful", "film") for text in random_texts(40, longest=12)})[:30]
+AWFUL = 5 + "good bad film plot the a is was very not great awful".split().index("awful")
+
+
+def test_a_model_that_is_broken_itself_is_an_error(bundle, monkeypatch):
+    faulty(monkeypatch, dead=True)
+    with pytest.raises(IndexError):
+        make_engine(bundle, backend="torch").predict(["good", "bad"])
+
+
+def test_a_row_that_is_not_finite_is_the_only_one_lost(bundle, monkeypatch):
+    made = faulty(monkeypatch)
+    engine = make_engine(bundle, backend="torch")
+    with torch.no_grad():
+        made[0].backend._packed.words.weight[AWFUL] = float("nan")
+    found = engine.predict(["good film", "awful film", "bad"])
+    assert found.status == (OK, NOT_FINITE, OK)
+    assert np.isnan(found.probabilities[1]).all()
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "distilbert"])
+def test_int8_stays_near_and_is_verified_on_a_sample(make_bundle, family):
+    bundle = make_bundle(family)
+    texts = random_texts(100)
+    settings = resolve_settings(bundle, device="cpu", backend="torch")
+    agreement = verify_int8(bundle, settings, [*texts, None], num_threads=1)
+    assert agreement >= 0.96
+    rounded = make_engine(bundle, dtype="int8").predict(texts).probabilities
+    exact = make_engine(bundle, backend="torch").predict(texts).probabilities
+    assert 0 < np.abs(rounded - exact).max() < 0.1
+    assert verify_int8(bundle, settings, [None, ""], num_threads=1) == 0.0
+
+
+def test_graphs_are_made_once_and_kept(make_bundle, monkeypatch):
+    bundle = replace(make_bundle("bert"), digest="kept")
+    texts = random_texts(5)
+    first = make_engine(bundle, backend="onnx").predict(texts).probabilities
+    onnx = sys.modules["bertray.model.onnx"]
+    monkeypatch.setattr(onnx, "load_model", lambda bundle: pytest.fail("loaded again"))
+    second = make_engine(bundle, backend="onnx").predict(texts).probabilities
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_graph_whose_numbers_differ_is_refused_and_not_kept(make_bundle, monkeypatch):
+    make_engine(make_bundle("bert"), backend="onnx")
+    bundle = replace(make_bundle("bert"), digest="refused")
+    onnx = sys.modules["bertray.model.onnx"]
+    monkeypatch.setattr(onnx, "agree", lambda *args, **kwargs: False)
+    for _ in range(2):
+        with pytest.raises(ModelError, match=r"set model\.backend=torch"):
+            make_engine(bundle, backend="onnx")
+
+
+def test_what_is_left_to_us_is_resolved_in_the_open(bundle, monkeypatch):
+    assert resolve_settings(bundle, device="cpu").backend == "onnx"
+    assert resolve_settings(bundle, device="cuda").dtype == "bfloat16"
+    assert resolve_settings(bundle, device="cuda").backend == "torch"
+    assert resolve_settings(bundle, device="cpu", dtype="bfloat16").backend == "torch"
+    assert resolve_settings(bundle, device="cpu", dtype="int8").backend == "onnx"
+    monkeypatch.setattr(engine_module, "find_spec", lambda name: None)
+    assert resolve_settings(bundle, device="cpu").backend == "torch"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"max_length": 65}, "takes 64 at most"),
+        ({"device": "cuda", "backend": "onnx"}, "set model.backend=torch"),
+        ({"device": "cuda", "dtype": "int8"}, "set model.backend=torch"),
+        ({"backend": "torch", "dtype": "int8"}, "set model.backend=onnx"),
+        ({"backend": "onnx", "dtype": "bfloat16"}, "set model.backend=torch"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(bundle, wanted, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve_settings(bundle, **{"device": "cpu", **wanted})
+
+
+def test_without_the_extra_the_message_says_what_to_install(bundle, monkeypatch):
+    settings = resolve_settings(bundle, device="cpu", backend="onnx")
+    for name in [name for name in sys.modules if name.startswith("bertray.model.onnx")]:
+        monkeypatch.delitem(sys.modules, name)
+    load = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name == "onnxruntime":
+            raise ImportError("No module named 'onnxruntime'")
+        return load(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ModelError, match=r"install bertray\[onnx\]"):
+        Engine(bundle, settings)

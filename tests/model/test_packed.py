@@ -1,0 +1,143 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bertray.model import layer, packed
+from bertray.model.bundle import load_model
+from bertray.model.packed import check_rows, pack, plain_logits, position_ids
+from bertray.text.ragged import Encoded, offsets_of
+
+PACKED = [
+    "bert",
+    "bert-relu",
+    "bert-tanh-gelu",
+    "distilbert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "electra",
+    "electra-projected",
+    "albert",
+    "albert-grouped",
+]
+PLAIN = ["mpnet", "deberta-v2"]
+CPU = torch.device("cpu")
+
+
+def random_rows(model, lengths, *, seed=0):
+    lengths = np.array(lengths)
+    chance = np.random.default_rng(seed)
+    num_tokens = int(lengths.sum())
+    return Encoded(
+        input_ids=chance.integers(0, model.config.vocab_size, num_tokens, dtype=np.int32),
+        offsets=offsets_of(lengths),
+        token_type_ids=chance.integers(
+            0, max(1, getattr(model.config, "type_vocab_size", 1)), num_tokens, dtype=np.int8
+        )
+        if model.config.model_type != "distilbert"
+        else None,
+    )
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_packed_numbers_are_hugging_faces(make_bundle, family):
+    model = load_model(make_bundle(family))
+    forward = pack(model)
+    encoded = random_rows(model, [64, 1, 7, 7, 30, 2, 64, 7])
+    rows = np.array([6, 0, 4, 3, 7, 2, 5, 1])
+    with torch.inference_mode():
+        found = forward.run(encoded, rows, device=CPU)
+    torch.testing.assert_close(found, plain_logits(model, encoded, rows), atol=1e-5, rtol=0)
+    for row in rows:
+        alone = plain_logits(model, encoded, np.array([row]))[0]
+        at = rows.tolist().index(row)
+        torch.testing.assert_close(found[at], alone, atol=1e-5, rtol=0)
+
+
+@given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=12), seed=st.integers(0, 9))
+@settings(deadline=None, max_examples=30)
+def test_a_row_has_the_same_logits_in_any_batch(make_bundle, lengths, seed):
+    model = load_model(make_bundle("bert"))
+    forward = pack(model)
+    encoded = random_rows(model, lengths, seed=seed)
+    with torch.inference_mode():
+        together = forward.run(encoded, np.arange(len(lengths)), device=CPU)
+        alone = [forward.run(encoded, np.array([row]), device=CPU) for row in range(len(lengths))]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_other_families_take_the_padded_path(make_bundle, family):
+    assert pack(load_model(make_bundle(family))) is None
+
+
+def test_a_model_whose_packed_numbers_differ_takes_the_padded_path(
+    make_bundle, monkeypatch, caplog
+):
+    monkeypatch.setitem(packed.FAMILIES, "bert", _forgets_a_layer(packed.FAMILIES["bert"]))
+    with caplog.at_level(logging.WARNING):
+        assert pack(load_model(make_bundle("bert"))) is None
+    assert len(caplog.records) == 1
+
+
+def _forgets_a_layer(family):
+    def parts(model):
+        layers, projection, head = family(model)
+        return layers[1:], projection, head
+
+    return parts
+
+
+def test_a_padding_token_in_a_text_is_counted_as_hugging_face_counts(make_bundle):
+    from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
+
+    encoded = Encoded(np.array([0, 1, 5, 2, 0, 7, 1]), np.array([0, 4, 7]), None)
+    wanted = [
+        RobertaEmbeddings.create_position_ids_from_input_ids(torch.tensor([row]), 1)[0].tolist()
+        for row in ([0, 1, 5, 2], [0, 7, 1])
+    ]
+    assert position_ids(encoded, 1).tolist() == [*wanted[0], *wanted[1]]
+
+
+def test_varlen_attention_gets_what_the_reference_gets(make_bundle, monkeypatch):
+    """The call for CUDA, with the kernel replaced by its definition."""
+
+    def kernel(queries, keys, values, query_ends, key_ends, longest_query, longest_key):
+        assert longest_query == int(query_ends.diff().max())
+        assert longest_key == int(key_ends.diff().max())
+        assert query_ends.dtype == key_ends.dtype == torch.int32
+        contexts = []
+        for row in range(len(key_ends) - 1):
+            query = queries[query_ends[row] : query_ends[row + 1]].transpose(0, 1)
+            key = keys[key_ends[row] : key_ends[row + 1]].transpose(0, 1)
+            value = values[key_ends[row] : key_ends[row + 1]].transpose(0, 1)
+            scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
+            contexts.append((scores.softmax(-1) @ value).transpose(0, 1))
+        return torch.cat(contexts)
+
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    model = load_model(make_bundle("bert"))
+    forward = pack(model)
+    encoded, rows = check_rows(model), np.arange(8)
+    with torch.inference_mode():
+        wanted = forward.run(encoded, rows, device=CPU)
+        forward.attend = layer.attend_varlen
+        found = forward.run(encoded, rows, device=CPU)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_half_precision_keeps_the_head_in_full(make_bundle):
+    forward = pack(load_model(make_bundle("bert"))).lower(torch.bfloat16)
+    assert forward.words.weight.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in forward.head.parameters()} == {torch.float32}
+    encoded = check_rows(load_model(make_bundle("bert")))
+    with torch.inference_mode():
+        logits = forward.run(encoded, np.arange(8), device=CPU)
+    assert logits.dtype == torch.float32
+    wanted = plain_logits(load_model(make_bundle("bert")), encoded, np.arange(8))
+    torch.testing.assert_close(logits.softmax(-1), wanted.softmax(-1), atol=0.05, rtol=0)

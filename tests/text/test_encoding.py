@@ -1,0 +1,252 @@
+import logging
+import tracemalloc
+from functools import cache
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from bertray.text import encoding
+from bertray.text.columns import as_column
+from bertray.text.encoding import Encoder
+from bertray.text.heads import splits_at_spaces, take_heads
+from bertray.text.probes import probes
+from bertray.text.ragged import pad
+from bertray.text.wordpiece import WordPiece, longest_first
+
+PIECES = "good bad film the was very n't caf cafe unit ##s ##ly ##e ##a , . ! ' -".split()
+LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+
+
+@pytest.fixture(scope="module")
+def wordpiece(classifier_folder):
+    return AutoTokenizer.from_pretrained(classifier_folder)
+
+
+@pytest.fixture(scope="module")
+def roberta():
+    """A byte-level BPE tokenizer, laid out as RoBERTa's."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    vocabulary = {piece: index for index, piece in enumerate([*special, *alphabet, "th", "the"])}
+    backend = Tokenizer(models.BPE(vocabulary, [("t", "h"), ("th", "e")], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return _fast(backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"])
+
+
+@pytest.fixture(scope="module")
+def unigram():
+    """A SentencePiece-like tokenizer, laid out as XLM-RoBERTa's."""
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    pieces += [(letter, -3.0) for letter in LETTERS] + [("\u2581the", -1.0), ("ing", -1.5)]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    return _fast(backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"])
+
+
+def _fast(backend, *, pad, unk, names):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=pad, unk_token=unk)
+    tokenizer.model_input_names = names
+    return tokenizer
+
+
+@pytest.fixture(scope="module", params=["wordpiece", "roberta", "unigram"])
+def tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
+@cache
+def encoder_of(tokenizer, *, max_length, fast=True):
+    return Encoder(tokenizer, max_length=max_length, fast=fast)
+
+
+def rows_of(encoded):
+    ends = zip(encoded.offsets, encoded.offsets[1:], strict=False)
+    return [encoded.input_ids[start:end].tolist() for start, end in ends]
+
+
+def assert_as_hugging_face(encoded, tokenizer, texts, pairs=None, *, max_length):
+    wanted = tokenizer(texts, pairs, truncation=True, max_length=max_length)
+    assert rows_of(encoded) == wanted["input_ids"]
+    if "token_type_ids" in tokenizer.model_input_names:
+        assert encoded.token_type_ids.tolist() == [*chain(*wanted["token_type_ids"])]
+    else:
+        assert encoded.token_type_ids is None
+
+
+TEXTS = ["the film was very good", "", "bad " * 50, "caf\u00e9s! the [SEP] <pad> <mask> film", "x"]
+
+
+@pytest.mark.parametrize("max_length", [8, 9, 40])
+@pytest.mark.parametrize("fast", [True, False])
+def test_ids_are_those_of_hugging_face(tokenizer, fast, max_length):
+    encoder = Encoder(tokenizer, max_length=max_length, fast=fast)
+    texts = [*TEXTS, *probes(tokenizer)]
+    assert_as_hugging_face(encoder(texts), tokenizer, texts, max_length=max_length)
+    pairs = texts[::-1]
+    found = encoder(pa.array(texts), pa.array(pairs))
+    assert_as_hugging_face(found, tokenizer, texts, pairs, max_length=max_length)
+
+
+text_st = st.text(max_size=40) | st.text(
+    alphabet="the film.\u00e9\u0301 \u4e2d\n[SEP]", max_size=60
+)
+pair_st = st.tuples(text_st, text_st)
+
+
+@given(
+    rows=st.lists(pair_st, min_size=1, max_size=8),
+    max_length=st.sampled_from([5, 8, 13, 30]),
+)
+@settings(deadline=None, max_examples=40)
+def test_wordpiece_ids_are_those_of_hugging_face_on_any_text(wordpiece, rows, max_length):
+    encoder = encoder_of(wordpiece, max_length=max_length)
+    assert encoder.is_fast
+    texts, pairs = (list(side) for side in zip(*rows, strict=True))
+    assert_as_hugging_face(encoder(texts), wordpiece, texts, max_length=max_length)
+    assert_as_hugging_face(encoder(texts, pairs), wordpiece, texts, pairs, max_length=max_length)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_side_that_is_cut_is_the_tokenizers(classifier_folder, side):
+    tokenizer = AutoTokenizer.from_pretrained(classifier_folder, truncation_side=side)
+    encoder = Encoder(tokenizer, max_length=9)
+    assert encoder.is_fast
+    texts, pairs = ["the good bad film was", "good"] * 3, ["bad " * 9, "the film was very good"] * 3
+    assert_as_hugging_face(encoder(texts), tokenizer, texts, max_length=9)
+    assert_as_hugging_face(encoder(texts, pairs), tokenizer, texts, pairs, max_length=9)
+
+
+@given(counts=st.tuples(st.integers(0, 30), st.integers(0, 30)), room=st.integers(1, 25))
+@settings(deadline=None, max_examples=200)
+def test_pairs_are_cut_as_tokenizers_cuts_them(counts, room):
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.enable_truncation(room)
+    ids = backend.encode("a " * counts[0], "b " * counts[1]).ids
+    kept = longest_first(np.array(counts[:1]), np.array(counts[1:]), room=room)
+    assert [int(side[0]) for side in kept] == [ids.count(0), ids.count(1)]
+
+
+def test_ids_take_two_bytes_where_the_vocabulary_fits(wordpiece):
+    assert Encoder(wordpiece, max_length=8)(["good"]).input_ids.dtype == np.uint16
+
+
+def test_no_rows_give_no_tokens(tokenizer):
+    encoded = Encoder(tokenizer, max_length=8)([])
+    assert len(encoded) == 0
+    assert len(encoded.input_ids) == 0
+
+
+# Words, and what separates or surrounds them, so that boundaries lie where they might hurt.
+PARTS = ["the", "film", " ", "  ", "\n", "\u00a0", "\u3000", "!", "'s", "\u00e9", "\u0301", "9"]
+ODD_PARTS = ["\x1c", "\u200b", "\u4e2d", "[SEP]", "<mask>", "\u0e20\u0e32", "x" * 30, "_"]
+long_st = st.lists(st.sampled_from([*PARTS, *PARTS, *ODD_PARTS]), max_size=80).map("".join)
+
+
+@given(texts=st.lists(long_st, min_size=2, max_size=4))
+@settings(deadline=None, max_examples=25)
+def test_a_long_text_gives_the_same_ids_by_its_head_alone(tokenizer, texts):
+    # Eight characters a token, so texts of more than 64 are cut before they are tokenized.
+    for fast in (True, False):
+        encoder = encoder_of(tokenizer, max_length=8, fast=fast)
+        assert_as_hugging_face(encoder(texts), tokenizer, texts, max_length=8)
+        pairs = texts[::-1]
+        found = encoder(texts, pairs)
+        assert_as_hugging_face(found, tokenizer, texts, pairs, max_length=8)
+
+
+def test_a_tokenizer_whose_words_span_spaces_is_never_cut(wordpiece, roberta):
+    assert splits_at_spaces(wordpiece.backend_tokenizer.to_str())
+    assert splits_at_spaces(roberta.backend_tokenizer.to_str())
+    backend = Tokenizer(models.BPE({"a": 0}, []))
+    assert not splits_at_spaces(backend.to_str())
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
+    assert not splits_at_spaces(backend.to_str())
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert splits_at_spaces(backend.to_str())
+    backend.add_tokens(["new york"])
+    assert not splits_at_spaces(backend.to_str())
+
+
+def test_heads_end_before_a_space():
+    column = as_column(["one two three", "short", "x" * 20, "\u00e9" * 6 + " b"])
+    heads, shortened = take_heads(column, limit=9)
+    assert heads == ["one two", "short", "x" * 20, "\u00e9" * 6]
+    assert shortened.tolist() == [True, False, False, True]
+
+
+def test_a_text_of_many_megabytes_costs_little(wordpiece):
+    encoder = Encoder(wordpiece, max_length=16, fast=False)
+    column = pa.array(["the film was very good " * 2_000_000])
+    tracemalloc.start()
+    encoded = encoder(column)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert encoded.lengths.tolist() == [16]
+    assert peak < 1_000_000
+
+
+def test_a_fast_tokenizer_that_differs_on_load_is_left_with_one_warning(
+    wordpiece, monkeypatch, caplog
+):
+    _break_fast(monkeypatch, when=lambda texts: True)
+    with caplog.at_level(logging.WARNING):
+        encoder = Encoder(wordpiece, max_length=16)
+        encoded = encoder(TEXTS)
+    assert not encoder.is_fast
+    assert len(caplog.records) == 1
+    assert_as_hugging_face(encoded, wordpiece, TEXTS, max_length=16)
+
+
+def test_a_fast_tokenizer_that_differs_on_real_rows_is_left_for_the_whole_block(
+    wordpiece, monkeypatch, caplog
+):
+    _break_fast(monkeypatch, when=lambda texts: "the last straw \u00e9" in texts)
+    encoder = Encoder(wordpiece, max_length=16)
+    assert encoder.is_fast
+    texts = [*["the film"] * 1000, "the last straw \u00e9", *["was good"] * 1000]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert_as_hugging_face(encoder(texts), wordpiece, texts, max_length=16)
+    assert not encoder.is_fast
+    assert len(caplog.records) == 1
+
+
+def _break_fast(monkeypatch, *, when):
+    class Broken(WordPiece):
+        def __call__(self, texts, pairs=None):
+            encoded = super().__call__(texts, pairs)
+            if when(texts):
+                for row in np.flatnonzero([when([text]) for text in texts]):
+                    encoded.input_ids[encoded.offsets[row]] += 1
+            return encoded
+
+    monkeypatch.setattr(encoding, "WordPiece", Broken)
+
+
+def test_without_the_extra_the_models_own_tokenizer_does_it(wordpiece, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "nanotoken", None)
+    encoder = Encoder(wordpiece, max_length=16)
+    assert not encoder.is_fast
+    assert_as_hugging_face(encoder(TEXTS), wordpiece, TEXTS, max_length=16)
+
+
+def test_padding_fills_the_right_and_masks_it():
+    flat, offsets = np.array([1, 2, 3, 4, 5, 6], np.uint16), np.array([0, 3, 4, 6])
+    padded, mask = pad(flat, offsets, np.array([2, 0]), value=9)
+    assert padded.tolist() == [[5, 6, 9], [1, 2, 3]]
+    assert mask.tolist() == [[True, True, False], [True, True, True]]
