@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from bertray.errors import ConfigError, ModelError
 from bertray.model import engine as engine_module
+from bertray.model import settings as settings_module
 from bertray.model.bundle import load_model, open_bundle
 from bertray.model.engine import Engine, verify_int8
 from bertray.model.settings import resolve_settings
@@ -282,7 +283,7 @@ def test_what_is_left_to_us_is_resolved_in_the_open(bundle, monkeypatch):
     assert resolve_settings(bundle, device="cuda").backend == "torch"
     assert resolve_settings(bundle, device="cpu", dtype="bfloat16").backend == "torch"
     assert resolve_settings(bundle, device="cpu", dtype="int8").backend == "onnx"
-    monkeypatch.setattr(engine_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(settings_module, "find_spec", lambda name: None)
     assert resolve_settings(bundle, device="cpu").backend == "torch"
 
 
