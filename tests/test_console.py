@@ -64,7 +64,7 @@ def test_the_summary_says_which_stage_is_the_limit() -> None:
     assert stages["busy with"] == (
         "read 5%, tokenize 10%, compute 80%, write 5%; limited by compute"
     )
-    assert stages["of the device's matmul rate"] == "50%"
+    assert stages["of torch's matmul rate"] == "50%"
     assert stages["padding"] == "3.0% of the tokens computed"
     slow_reads = Summary(stats=Counter(stats | {"read_s": 100})).stages()
     assert slow_reads["busy with"].endswith("limited by read or write")

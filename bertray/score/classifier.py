@@ -67,7 +67,7 @@ class Classifier:
                 f"{settings.model_digest[:12]} on the driver; put the model where all nodes see it"
             )
         self._engine = Engine(bundle, settings.engine, num_threads=settings.num_threads)
-        # What of this process could be: int8 is held against float32, which everybody knows.
+        # int8 is held against float32, and ONNX Runtime against torch, which it may well beat.
         dtype = "float32" if settings.engine.dtype == "int8" else settings.engine.dtype
         device = torch.device(settings.engine.device)
         self._matmul_rate = matmul_rate(device, getattr(torch, dtype))

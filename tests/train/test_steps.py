@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,13 @@ def without_dropout(trainer: Trainer) -> Trainer:
 def _rank(rank: int, base: Base, examples: Examples, folder: str) -> None:
     """What a process of the two-rank run does; leaves its losses and predictions in a file."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meet",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
     trainer = without_dropout(Trainer(base, examples, rank=rank, world_size=2))
     trainer.model = torch.nn.parallel.DistributedDataParallel(trainer.bare)
     losses = [step.loss for epoch in range(EPOCHS) for step in trainer.epoch(epoch)]
@@ -91,6 +98,7 @@ def _rank(rank: int, base: Base, examples: Examples, folder: str) -> None:
         trainer.epoch(0)
     except NonFiniteLossError as error:
         Path(f"{folder}/rank{rank}.txt").write_text(str(error))
+    dist.barrier()  # neither leaves while the other still listens
     dist.destroy_process_group()
 
 
