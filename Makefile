@@ -31,7 +31,7 @@ demo: $(READY) ## fine-tune on real reviews, score other reviews, show the resul
 test: $(READY) ## run all tests, a real Ray cluster included
 	@$(BIN)/python -m pytest -q
 
-check: $(READY) ## lint, format and type checks; the docs are current; the wheel builds
+check: $(READY) ## lint, format and type checks; the generated docs are current
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         typer.echo(
             f"bertray: unforeseen {type(error).__name__}: {error}\n"
-            "This is a bug in bertray or its libraries; --debug shows where it happened.",
+            "This is a bug in bertray or its libraries; `bertray --debug COMMAND ...` shows where.",
             err=True,
         )
         return BUG

@@ -160,6 +160,11 @@ class Pool(Section):
         None, description="torch threads an actor on CPU. Default: 1."
     )
 
+    @property
+    def wants_gpus(self) -> bool:
+        """Whether GPUs are asked for outright, not left to what the cluster has."""
+        return self.num_gpus != "auto" and self.num_gpus > 0
+
     @model_validator(mode="after")
     def _ordered(self) -> "Pool":
         if self.min_actors and self.max_actors and self.min_actors > self.max_actors:
@@ -337,6 +342,8 @@ def _explain(schema: type[Section], error: ValidationError, origin: str) -> str:
             lines.append(problem["msg"].removeprefix("Value error, "))
         else:
             message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "tuple_type":
+                message = "expected a list, as in [id, day]"
             lines.append(f"{key}={problem['input']!r}: {message[:1].lower()}{message[1:]}")
     return f"{origin}: " + "; ".join(dict.fromkeys(lines))
 

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -37,7 +38,9 @@ MOST_LABELS = 12
 
 
 def _facts(title: str) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table = Table(
+        title=escape(title), title_justify="left", show_header=False, box=None, padding=(0, 2)
+    )
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     return table
@@ -129,7 +132,7 @@ class TrainView(View):
         table.add_row("rows", f"{summary.num_rows:,} ({summary.num_validation_rows:,} validation)")
         if summary.num_rows_left_out:
             table.add_row("left out, no text", f"{summary.num_rows_left_out:,}")
-        table.add_row("labels", ", ".join(summary.labels[:MOST_LABELS]))
+        table.add_row("labels", escape(", ".join(summary.labels[:MOST_LABELS])))
         table.add_row("best epoch", f"{summary.best_epoch} of {len(summary.epochs)}")
         for name, value in summary.metrics.items():
             table.add_row(f"validation {name}", f"{value:.4f}")
@@ -185,28 +188,31 @@ class ScoreView(View):
             for name, value in summary.stages().items():
                 table.add_row(name, value)
         else:
-            table.add_row("of these scored now", "none: every shard was done already")
+            done = "every shard was done already" if not summary.seconds else "no shard held rows"
+            table.add_row("of these scored now", f"none: {done}")
         for label, count in summary.label_counts.most_common(MOST_LABELS):
-            table.add_row(f"labelled {label}", f"{count:,}")
+            table.add_row(escape(f"labelled {label}"), f"{count:,}")
         rest = len(summary.label_counts) - MOST_LABELS
         if rest > 0:
             table.add_row("labelled otherwise", f"{rest} more labels")
         for status, count in summary.status_counts.items():
             if status != "ok":
-                table.add_row(f"not scored: {status}", f"{count:,}")
+                table.add_row(escape(f"not scored: {status}"), f"{count:,}")
         self.show(table)
         for shard in summary.quarantined:
-            self.console.print(f"quarantined: {shard['shard']}: {shard['reason']}", style="red")
+            self.console.print(
+                f"quarantined: {shard['shard']}: {shard['reason']}", style="red", markup=False
+            )
 
     def finish_evaluate(self, result: "Evaluation", config: "EvaluateConfig") -> None:
         """The metrics, and where they were written."""
         table = _facts(f"evaluated {config.model.path} on {config.data.path}")
         table.add_row("rows", f"{result.num_rows:,}")
         for reason, count in result.left_out.items():
-            table.add_row(f"left out: {reason}", f"{count:,}")
+            table.add_row(escape(f"left out: {reason}"), f"{count:,}")
         for name, value in result.metrics.items():
             table.add_row(name, f"{value:.4f}")
-        table.add_row("written to", config.output.path)
+        table.add_row("written to", escape(config.output.path))
         self.show(table)
 
 
@@ -217,7 +223,9 @@ def show_findings(findings: "Iterable[Finding]") -> bool:
     for finding in findings:
         fine = fine and finding.ok
         mark, style = ("ok", "green") if finding.ok else ("!!", "bold red")
-        console.print(f"{mark}  {finding.what}: {finding.found}", style=style, highlight=False)
+        console.print(
+            f"{mark}  {finding.what}: {finding.found}", style=style, highlight=False, markup=False
+        )
         if finding.advice:
-            console.print(f"    {finding.advice}", highlight=False)
+            console.print(f"    {finding.advice}", highlight=False, markup=False)
     return fine

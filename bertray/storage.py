@@ -7,7 +7,7 @@ Credentials come from each cloud's standard chain and are never part of a settin
 import json
 import os
 import posixpath
-import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -74,10 +74,16 @@ def absolute(uri: str) -> str:
     return str(local_path(uri).absolute()) if is_local(uri) else uri
 
 
-def list_files(uri: str, *, suffix: str) -> tuple[str, list[FileInfo]]:
+def list_files(uri: str, *, suffix: str, key: str) -> tuple[str, list[FileInfo]]:
     """The files of a file, folder or glob, hidden ones left out, sorted by path.
 
-    A name that starts with ``_`` or ``.`` hides a file, and a folder with all that is in it.
+    A name that starts with ``_`` or ``.`` hides a file, and a folder with all that is in it. Links
+    on local disk are followed.
+
+    Args:
+        uri: a file, a folder, or a glob of files.
+        suffix: of the names wanted.
+        key: the setting that named ``uri``, for messages.
 
     Returns:
         The root that the paths are relative to, and the files. An empty list if none match.
@@ -88,25 +94,40 @@ def list_files(uri: str, *, suffix: str) -> tuple[str, list[FileInfo]]:
     fs, path = resolve(uri)
     try:
         if fs.isfile(path):
-            root, found = fs._parent(path), {path: fs.info(path)}
-        elif _is_glob(path):
-            root = _glob_root(path)
-            found = fs.glob(path, detail=True)
+            root, names = fs._parent(path), [path]
         elif fs.isdir(path):
-            root, found = path.rstrip("/"), fs.find(path, detail=True)
+            root, names = path.rstrip("/"), None
+        elif _is_glob(path):
+            root, names = _glob_root(path), fs.glob(path)
         else:
-            raise StorageError(f"{uri}: no such file or folder")
+            raise StorageError(f"{key}={uri}: no such file or folder")
+        if isinstance(fs, LocalFileSystem):
+            files = [_local_info(root, name) for name in names or _walk(root)]
+        else:
+            found = fs.find(root, detail=True) if names is None else {n: fs.info(n) for n in names}
+            files = [_remote_info(root, name, info) for name, info in found.items()]
     except StorageError:
         raise
     except Exception as error:  # each cloud's client has errors of its own
-        raise StorageError(f"{uri}: cannot be listed: {error}") from error
-    files = []
-    for name, info in found.items():
-        relative = posixpath.relpath(name, root)
-        hidden = any(part[0] in "_." for part in relative.split("/"))
-        if info["type"] == "file" and relative.endswith(suffix) and not hidden:
-            files.append(FileInfo(relative, int(info["size"]), _version(info)))
-    return str(fs.unstrip_protocol(root)) if not is_local(uri) else root, sorted(files)
+        raise StorageError(f"{key}={uri}: cannot be listed: {error}") from error
+    kept = [file for file in files if file and file.path.endswith(suffix) and not _is_hidden(file)]
+    return root if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(root)), sorted(kept)
+
+
+def version_of(uri: str) -> str:
+    """The version a listing would give a file now.
+
+    Raises:
+        OSError: it is not there, or cannot be reached.
+    """
+    fs, path = resolve(uri)
+    fs.invalidate_cache()
+    root = fs._parent(path)
+    local = isinstance(fs, LocalFileSystem)
+    info = _local_info(root, path) if local else _remote_info(root, path, fs.info(path))
+    if info is None:
+        raise FileNotFoundError(uri)
+    return info.version
 
 
 @contextmanager
@@ -234,16 +255,6 @@ def download(uri: str, folder: Path) -> None:
     fs.get(path.rstrip("/") + "/", str(folder) + "/", recursive=True)
 
 
-def upload(folder: Path, uri: str) -> None:
-    """Put each file of a local folder at the same name below ``uri``, over what is there."""
-    for source in sorted(folder.rglob("*")):
-        if source.is_file():
-            target = join(uri, source.relative_to(folder).as_posix())
-            with staging(target) as staged:
-                shutil.copyfile(source, staged)
-                publish(staged, target, overwrite=True)
-
-
 def _publish_local(staged: Path, final: Path, *, overwrite: bool) -> bool:
     with staged.open("rb") as file:
         os.fsync(file.fileno())
@@ -262,16 +273,42 @@ def _publish_local(staged: Path, final: Path, *, overwrite: bool) -> bool:
     return True
 
 
-def _version(info: dict[str, Any]) -> str:
+def _walk(root: str) -> Iterator[str]:
+    for folder, _, names in os.walk(root, followlinks=True):
+        yield from (f"{folder}/{name}" for name in names)
+
+
+def _local_info(root: str, name: str) -> FileInfo | None:
+    try:
+        status = Path(name).stat()
+    except FileNotFoundError:  # a link to nowhere, or gone since it was listed
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    version = f"{status.st_mtime_ns}-{status.st_size}"
+    return FileInfo(posixpath.relpath(name, root), status.st_size, version)
+
+
+def _remote_info(root: str, name: str, info: dict[str, Any]) -> FileInfo | None:
+    if info["type"] != "file":
+        return None
     tag = info.get("ETag") or info.get("etag")
-    if tag:
-        return str(tag).strip('"')
     stamp = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
-    return f"{stamp}-{info['size']}"
+    version = str(tag).strip('"') if tag else f"{stamp}-{info['size']}"
+    return FileInfo(posixpath.relpath(name, root), int(info["size"]), version)
+
+
+def _is_hidden(file: FileInfo) -> bool:
+    return any(part[0] in "_." for part in file.path.split("/"))
 
 
 def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def without_pattern(uri: str) -> str:
+    """``uri``, or of a glob the folder above its first pattern."""
+    return _glob_root(uri) if _is_glob(uri) and not exists(uri) else uri
 
 
 def _is_glob(path: str) -> bool:

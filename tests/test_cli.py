@@ -76,7 +76,7 @@ def test_a_missing_input_is_named_before_a_cluster_starts(
     words = score_words(classifier_folder, tmp_path / "gone", tmp_path / "out")
     code, message = run(capsys, "score", *words)
     assert code == 2
-    assert f"{tmp_path}/gone: no such file or folder" in message
+    assert f"input.path={tmp_path}/gone: no such file or folder" in message
 
 
 @pytest.mark.parametrize(
@@ -153,6 +153,27 @@ def test_an_output_that_is_not_ours_is_refused_and_left_alone(
     assert "output.path=" in message
     assert "did not write" in message
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious.txt"]
+
+
+@pytest.mark.parametrize(
+    "word", ["model.max_length=9999", "model.backend=onnx model.dtype=float16"]
+)
+def test_a_run_that_cannot_start_leaves_the_old_output_alone(
+    classifier_folder: Path,
+    inbox: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    word: str,
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "_contract.json").write_text("{}")
+    (out / "a.parquet").write_text("last night's")
+    words = score_words(classifier_folder, inbox, out, *word.split(), "output.replace=true")
+    code, message = run(capsys, "score", *words)
+    assert code == 2
+    assert word.split(maxsplit=1)[0] in message
+    assert (out / "a.parquet").read_text() == "last night's"
 
 
 def test_a_bug_is_told_from_a_users_error(

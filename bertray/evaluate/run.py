@@ -58,7 +58,9 @@ def evaluate(
     """
     bundle, plan, reading = prepare(config)
     tables = predict(config, bundle, plan, reading, on_progress)
-    result = measure(pa.concat_tables(tables), bundle, label=config.data.label)
+    result = measure(
+        pa.concat_tables(tables, promote_options="permissive"), bundle, label=config.data.label
+    )
     write(config, bundle, result)
     return result
 

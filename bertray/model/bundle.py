@@ -294,7 +294,7 @@ def _task_of(config: PretrainedConfig) -> Task:
 
 def _fetch_uri(uri: str, *, key: str) -> Path:
     """A copy in the local cache, named by the listing, so that a changed model is fetched anew."""
-    _, files = storage.list_files(uri, suffix="")
+    _, files = storage.list_files(uri, suffix="", key=key)
     if not any(file.path == "config.json" for file in files):
         raise ModelError(f"{key}={uri}: no config.json in there, so it is no model folder")
     listing = hashlib.sha256(repr((uri, files)).encode()).hexdigest()

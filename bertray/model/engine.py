@@ -207,7 +207,7 @@ def _load_backend(
             from bertray.model.onnx import OnnxBackend
         except ImportError as error:
             raise ModelError(
-                f"model.backend=onnx: {error}; install bertray[onnx] on all nodes, or set "
+                f"model.backend=onnx: {error}; install bertray[fast] on all nodes, or set "
                 "model.backend=torch and another model.dtype than int8"
             ) from error
         return OnnxBackend(

@@ -12,9 +12,9 @@ from typing import Any
 
 from bertray import storage
 from bertray.config import ScoreConfig, dump_config
-from bertray.errors import OutputError
+from bertray.errors import BertrayError, OutputError
 from bertray.model.bundle import Bundle
-from bertray.score.plan import Plan
+from bertray.score.plan import Plan, outdated_outputs
 from bertray.score.sink import Receipt
 
 SCHEMA_VERSION = 1
@@ -60,12 +60,15 @@ def contract_of(config: ScoreConfig, bundle: Bundle) -> Contract:
 
 
 def check_place(output: str, source: str) -> None:
-    """Raise OutputError if scored shards would be read as input shards by the next run."""
+    """Raise OutputError if one of two places lies in the other.
+
+    Scored shards would be read as input by the next run, or starting over would remove the input.
+    """
     ours, theirs = f"{_plain(output)}/", f"{_plain(source)}/"
-    if ours.startswith(theirs):
+    if ours.startswith(theirs) or theirs.startswith(ours):
         raise OutputError(
-            f"output.path={output} lies inside input.path={source}, so the next run would take "
-            "scored shards for input; choose a folder beside it"
+            f"output.path={output} and input.path={source}: one lies inside the other, so that "
+            "scored shards would be taken for input; choose a folder beside it"
         )
 
 
@@ -73,8 +76,18 @@ def agree(output: str, contract: Contract, *, replace: bool) -> None:
     """Write the contract into a new folder, or check that the folder has an equal one.
 
     Raises:
-        OutputError: the folder holds something else, or another model's or settings' work.
+        OutputError: the folder holds something else, or another model's or settings' work, or
+            cannot be reached.
     """
+    try:
+        _agree(output, contract, replace=replace)
+    except BertrayError:
+        raise
+    except Exception as error:  # each cloud's client has errors of its own
+        raise OutputError(f"output.path={output}: cannot be used: {error}") from error
+
+
+def _agree(output: str, contract: Contract, *, replace: bool) -> None:
     uri = storage.join(output, CONTRACT)
     found = storage.get_json(uri)
     if found is None:
@@ -83,14 +96,20 @@ def agree(output: str, contract: Contract, *, replace: bool) -> None:
                 f"output.path={output} holds files that bertray did not write (no {CONTRACT}); "
                 "choose an empty or new folder"
             )
-    elif found == asdict(contract):
+    elif _same(found, contract):
         return
     elif replace:
         storage.remove(output)
     else:
         raise OutputError(_difference(output, found, contract))
     if not storage.put_json(uri, asdict(contract)):
-        agree(output, contract, replace=False)  # another run was faster: is it of the same kind?
+        _agree(output, contract, replace=False)  # another run was faster: is it of the same kind?
+
+
+def _same(found: Any, contract: Contract) -> bool:
+    """What the user called the model is for messages alone."""
+    wanted = asdict(contract)
+    return isinstance(found, dict) and found | {"model": contract.model} == wanted
 
 
 def begin(output: str, config: ScoreConfig) -> None:
@@ -130,6 +149,10 @@ def complete(
         files.append(
             {"path": split.output, "shard": split.shard, "rows": split.num_rows, "split": split.id}
         )
+    for path in outdated_outputs(plan, output):
+        storage.remove(storage.join(output, path))
+    if quarantined:
+        storage.remove(storage.join(output, SUCCESS))
     manifest = {
         "model": contract.model,
         "model_digest": contract.model_digest,
@@ -174,4 +197,8 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(uri: str) -> str:
-    return str(storage.absolute(uri)).rstrip("/")
+    """A place without links, trailing slashes or the pattern of a glob."""
+    place = storage.without_pattern(uri)
+    return (
+        str(storage.local_path(place).resolve()) if storage.is_local(place) else place.rstrip("/")
+    )

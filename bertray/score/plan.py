@@ -23,6 +23,7 @@ FOOTERS_AT_ONCE = 16  # reading a footer is waiting, on S3 above all
 
 # What the footer of a scored file says; values are text.
 SPLIT_ID = b"bertray.split_id"
+SHARD = b"bertray.shard"
 MODEL_DIGEST = b"bertray.model_digest"
 SETTINGS_DIGEST = b"bertray.settings_digest"
 ENGINE = b"bertray.engine"
@@ -126,7 +127,7 @@ def plan_splits(
         DataError: no shard is there, or none can be read.
         SchemaError: no shard has the columns wanted.
     """
-    root, files = storage.list_files(uri, suffix=SUFFIX)
+    root, files = storage.list_files(uri, suffix=SUFFIX, key=key)
     if not files:
         raise DataError(f"{key}={uri}: no *{SUFFIX} files in there")
 
@@ -169,7 +170,7 @@ def committed_splits(
     """
     if not storage.exists(output):
         return {}
-    _, files = storage.list_files(output, suffix=SUFFIX)
+    _, files = storage.list_files(output, suffix=SUFFIX, key="output.path")
     there = {file.path for file in files}
 
     def footer(split: Split) -> dict[bytes, bytes] | None:
@@ -182,10 +183,38 @@ def committed_splits(
         split.id: metadata
         for split, metadata in zip(candidates, footers, strict=True)
         if metadata is not None
-        and metadata.get(SPLIT_ID) == split.id.encode()
-        and metadata.get(MODEL_DIGEST) == model_digest.encode()
-        and metadata.get(SETTINGS_DIGEST) == settings_digest.encode()
+        and is_commit(metadata, split, model_digest=model_digest, settings_digest=settings_digest)
     }
+
+
+def is_commit(
+    footer: dict[bytes, bytes], split: Split, *, model_digest: str, settings_digest: str
+) -> bool:
+    """Whether a footer says that its file is this split's, by this model and these settings."""
+    return (
+        footer.get(SPLIT_ID) == split.id.encode()
+        and footer.get(MODEL_DIGEST) == model_digest.encode()
+        and footer.get(SETTINGS_DIGEST) == settings_digest.encode()
+    )
+
+
+def outdated_outputs(plan: Plan, output: str) -> list[str]:
+    """Scored files of shards that are still there but are cut into other splits now.
+
+    A shard that grew past ``input.max_split_rows`` leaves its old, single output behind, whose
+    rows would be read twice. Outputs of shards that are gone are not touched.
+    """
+    _, files = storage.list_files(output, suffix=SUFFIX, key="output.path")
+    current = {split.output for split in plan.splits}
+    shards = {split.shard.encode() for split in plan.splits}
+    others = [file.path for file in files if file.path not in current]
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
+        footers = threads.map(lambda path: read_footer(storage.join(output, path)), others)
+        return [
+            path
+            for path, footer in zip(others, footers, strict=True)
+            if footer and SPLIT_ID in footer and footer.get(SHARD) in shards
+        ]
 
 
 def read_footer(uri: str) -> dict[bytes, bytes] | None:

@@ -8,11 +8,14 @@ shards -> splits -> SplitSource -> Classifier actors -> ShardSink -> receipts ->
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from bertray import cluster, storage
 from bertray.config import ScoreConfig
+from bertray.errors import ModelError, SchemaError
 from bertray.model.bundle import Bundle, load_model, open_bundle
 from bertray.model.engine import verify_int8
 from bertray.model.settings import EngineSettings
@@ -78,8 +81,13 @@ def prepare(config: ScoreConfig) -> Job:
         max_split_rows=source.max_split_rows,
     )
     bundle = open_bundle(config.model.path)
+    if bundle.task == "regression":
+        raise ModelError(
+            f"model.path={config.model.path}: a regression model has no labels to give"
+        )
+    # Checks the settings too; on which device class they will be used is not known yet.
+    engine_settings(bundle, config.model, device="cuda" if config.pool.wants_gpus else "cpu")
     contract = folder.contract_of(config, bundle)
-    folder.agree(output.path, contract, replace=output.replace)
     footers = committed_splits(
         plan.splits,
         output.path,
@@ -94,6 +102,8 @@ def prepare(config: ScoreConfig) -> Job:
     pending = tuple(split for split in plan.splits if split.id not in footers)
     if pending:
         load_model(bundle)  # a head that does not fit is found here, not in every actor
+    # Last, since it may remove another model's work: all that could still go wrong has not.
+    folder.agree(output.path, contract, replace=output.replace)
     return Job(config, bundle, reading, contract, plan, done, pending)
 
 
@@ -124,7 +134,7 @@ def run_pending(job: Job) -> Iterator[Receipt]:
     if not filled:
         return
     if engine.dtype == "int8":
-        report_int8(filled[0], job, engine)
+        report_int8(filled, job, engine)
     dataset = classified(
         filled, bundle=job.bundle, engine=engine, reading=job.reading, pool=pool
     ).map_batches(
@@ -154,9 +164,16 @@ def commit_empty(split: Split, job: Job, sink: ShardSink) -> Receipt:
     return sink.write(scored, split)
 
 
-def report_int8(split: Split, job: Job, engine: EngineSettings) -> None:
+def report_int8(splits: Sequence[Split], job: Job, engine: EngineSettings) -> None:
     """Say how many labels of a sample of the run's rows 8 bits leave as they are."""
-    rows = read_split(split, job.reading).slice(0, INT8_SAMPLE_ROWS)
+    for split in splits:
+        try:
+            rows = read_split(split, job.reading).slice(0, INT8_SAMPLE_ROWS)
+            break
+        except (SchemaError, OSError, pa.ArrowException):
+            continue  # the actors' splits are read elsewhere, and it will be quarantined there
+    else:
+        return
     exact = engine_settings(job.bundle, job.config.model, device=engine.device, dtype="float32")
     pairs = rows.column(job.reading.text_pair) if job.reading.text_pair else None
     agreement = verify_int8(job.bundle, exact, rows.column(job.reading.text), pairs)

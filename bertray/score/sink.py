@@ -115,7 +115,7 @@ class ShardSink:
         start = time.perf_counter()
         receipt = self._receipt(block, split)
         uri = storage.join(self.output, split.output)
-        footer = self._footer(receipt)
+        footer = self._footer(receipt, split)
         with storage.staging(uri) as staged:
             metadata = {
                 key: value
@@ -132,12 +132,22 @@ class ShardSink:
                 row_group_size=128 * 1024,
                 write_page_checksum=True,
             )
-            if not storage.publish(staged, uri):
-                there = plan.read_footer(uri)
-                if there is None or there.get(plan.SPLIT_ID) != footer[plan.SPLIT_ID]:
-                    storage.publish(staged, uri, overwrite=True)  # stale: its shard has changed
+            if not storage.publish(staged, uri) and not self._is_there(uri, split):
+                # What is there is another version's: an older one's, unless we are the late ones.
+                if storage.version_of(storage.join(split.root, split.shard)) != split.shard_version:
+                    raise StorageError(f"{split.shard}: changed while it was scored; run again")
+                storage.publish(staged, uri, overwrite=True)
         seconds = {"write_s": time.perf_counter() - start}
         return replace(receipt, stats=receipt.stats | seconds)
+
+    def _is_there(self, uri: str, split: Split) -> bool:
+        footer = plan.read_footer(uri)
+        return footer is not None and plan.is_commit(
+            footer,
+            split,
+            model_digest=self.model_digest,
+            settings_digest=self.settings_digest,
+        )
 
     def _receipt(self, block: pa.Table, split: Split) -> Receipt:
         label, _, _, status = scored_column_names(self.prefix)
@@ -151,9 +161,10 @@ class ShardSink:
             label_counts=_count(block.column(label).drop_null()),
         )
 
-    def _footer(self, receipt: Receipt) -> dict[bytes, bytes]:
+    def _footer(self, receipt: Receipt, split: Split) -> dict[bytes, bytes]:
         return {
             plan.SPLIT_ID: receipt.split_id.encode(),
+            plan.SHARD: split.shard.encode(),
             plan.MODEL_DIGEST: self.model_digest.encode(),
             plan.SETTINGS_DIGEST: self.settings_digest.encode(),
             plan.ENGINE: self.engine.encode(),

@@ -57,7 +57,7 @@ class Summary:
         return {
             "busy with": ", ".join(f"{name} {value / total:.0%}" for name, value in busy.items())
             + f"; limited by {at_limit}",
-            "of torch's matmul rate": f"{stats['num_flops'] / stats['matmul_flops']:.0%}",
+            "of torch's matmul rate": f"{stats['num_flops'] / max(stats['matmul_flops'], 1.0):.0%}",
             "padding": f"{1 - stats['num_tokens'] / max(stats['num_padded_tokens'], 1):.1%}"
             " of the tokens computed",
             "repeated or empty texts": f"{stats['num_rows'] - stats['num_distinct']:,.0f}",

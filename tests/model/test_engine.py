@@ -314,5 +314,5 @@ def test_without_the_extra_the_message_says_what_to_install(bundle, monkeypatch)
         return load(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ModelError, match=r"install bertray\[onnx\]"):
+    with pytest.raises(ModelError, match=r"install bertray\[fast\]"):
         Engine(bundle, settings)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,18 @@ def test_other_settings_are_refused_with_both_values_named(tmp_path: Path, bundl
         agree(output, other, replace=False)
 
 
+def test_another_spelling_of_the_same_model_is_the_same(tmp_path: Path, bundle: Bundle) -> None:
+    agree(str(tmp_path), contract_of(config(), bundle), replace=False)
+    respelt = replace(bundle, source=f"{bundle.source}/../{bundle.folder.name}/")
+    agree(str(tmp_path), contract_of(config(), respelt), replace=False)
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path, bundle: Bundle) -> None:
+    (tmp_path / "file").write_text("theirs")
+    with pytest.raises(OutputError, match=r"output\.path=.*file"):
+        agree(str(tmp_path / "file"), contract_of(config(), bundle), replace=False)
+
+
 def test_replace_starts_the_folder_over(tmp_path: Path, bundle: Bundle) -> None:
     output = tmp_path / "out"
     agree(str(output), contract_of(config(), bundle), replace=False)
@@ -72,16 +85,31 @@ def test_a_folder_with_somebody_elses_files_is_refused_even_with_replace(
     tmp_path: Path, bundle: Bundle
 ) -> None:
     (tmp_path / "precious.txt").write_text("theirs")
-    for replace in (False, True):
+    for start_over in (False, True):
         with pytest.raises(OutputError, match="did not write"):
-            agree(str(tmp_path), contract_of(config(), bundle), replace=replace)
+            agree(str(tmp_path), contract_of(config(), bundle), replace=start_over)
     assert (tmp_path / "precious.txt").read_text() == "theirs"
 
 
-@pytest.mark.parametrize("output", ["in", "in/scored", "in/deep/scored"])
-def test_an_output_inside_the_input_is_refused(tmp_path: Path, output: str) -> None:
-    with pytest.raises(OutputError, match="lies inside"):
-        check_place(str(tmp_path / output), str(tmp_path / "in"))
+@pytest.mark.parametrize(
+    ("output", "source"),
+    [
+        ("in", "in"),
+        ("in/scored", "in"),
+        ("in/deep/scored/", "in"),
+        ("in/scored", "in/**/*.parquet"),
+        ("in/../in/scored", "in"),
+        ("scored", "scored/day=1"),
+        ("link", "in"),
+    ],
+)
+def test_an_output_and_an_input_inside_each_other_are_refused(
+    tmp_path: Path, output: str, source: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    with pytest.raises(OutputError, match="inside the other"):
+        check_place(f"{tmp_path}/{output}", f"{tmp_path}/{source}")
     check_place(str(tmp_path / "in-scored"), str(tmp_path / "in"))
 
 
@@ -97,7 +125,6 @@ def test_the_manifest_lists_every_file_and_success_stands_only_when_all_are_ther
     assert manifest["rows"] == 4
     assert (tmp_path / "_SUCCESS").exists()
 
-    (tmp_path / "_SUCCESS").unlink()
     plan = Plan((a, b), (BadShard("c.parquet", "no footer"),))
     bad = complete(output, contract, plan, [receipt(a), receipt(b, fault="bad page")])
     assert bad == [

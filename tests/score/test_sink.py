@@ -8,7 +8,13 @@ import pytest
 
 from bertray.errors import StorageError
 from bertray.schema import OK, Predictions, append_predictions
-from bertray.score.plan import Split, committed_splits, plan_splits, read_footer
+from bertray.score.plan import (
+    Split,
+    committed_splits,
+    outdated_outputs,
+    plan_splits,
+    read_footer,
+)
 from bertray.score.sink import Receipt, ShardSink
 from bertray.score.source import Reading, fault_block, read_split
 
@@ -111,3 +117,39 @@ def test_a_fault_becomes_a_receipt_and_no_file(
     receipt = sink_into(tmp_path / "out")(fault_block(split, "bad page"))["receipt"][0].as_py()
     assert Receipt.from_json(receipt).fault == "bad page"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_another_model_never_passes_for_ours(
+    tmp_path: Path, block: tuple[Split, pa.Table]
+) -> None:
+    split, table = block
+    sink_into(tmp_path, model="old")(table)
+    sink_into(tmp_path, model="new")(table)
+    assert committed_splits([split], str(tmp_path), model_digest="new", settings_digest="s1")
+
+
+def test_a_late_writer_of_an_older_shard_never_writes_over_the_newer_output(
+    tmp_path: Path, write_shards: Write
+) -> None:
+    out = tmp_path / "out"
+    _, old = scored(write_shards({"a": pa.table({"text": ["old"]})}))
+    split, new = scored(write_shards({"a": pa.table({"text": ["new", "newer"]})}))
+    sink_into(out)(new)
+    with pytest.raises(StorageError, match="changed while it was scored"):
+        sink_into(out)(old)
+    assert committed_splits([split], str(out), model_digest="m1", settings_digest="s1")
+
+
+def test_the_old_output_of_a_shard_that_is_now_cut_is_outdated_and_no_other(
+    tmp_path: Path, write_shards: Write
+) -> None:
+    out = tmp_path / "out"
+    root = write_shards({"a": pa.table({"text": ["x"] * 4})}, row_group_size=2)
+    _, table = scored(root)
+    sink_into(out)(table)
+    pq.write_table(pa.table({"text": ["theirs"]}), out / "theirs.parquet")
+    cut = plan_splits(str(root), check_schema=lambda s, w: None, max_split_rows=2)
+    assert [split.output for split in cut.splits] == ["a-00000.parquet", "a-00001.parquet"]
+    assert outdated_outputs(cut, str(out)) == ["a.parquet"]
+    whole = plan_splits(str(root), check_schema=lambda s, w: None, max_split_rows=10)
+    assert outdated_outputs(whole, str(out)) == []
