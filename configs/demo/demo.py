@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,13 +126,13 @@ def show(seconds: float) -> None:
     console.print(facts)
 
     rows = Table(title="A few scored rows", title_justify="left")
-    for column in ("text", "label", "predicted_label", "predicted_probability"):
-        rows.add_column(column, overflow="ellipsis", no_wrap=True)
+    for column in ("text", "label", "predicted", "probability"):
+        rows.add_column(column, no_wrap=True)
     sample = pc.random(4, initializer=0).to_numpy() * scored.num_rows
     for row in scored.take(sample.astype(int)).to_pylist():
-        text = f"{row['text'][:60]} ..."
+        text = f"{row['text'][:36]} ..."
         probability = f"{row['predicted_probability']:.3f}"
-        rows.add_row(text, row["label"], row["predicted_label"], probability)
+        rows.add_row(escape(text), row["label"], row["predicted_label"], probability)
     console.print(rows)
 
 
