@@ -130,7 +130,7 @@ def show(seconds: float) -> None:
         rows.add_column(column, no_wrap=True)
     sample = pc.random(4, initializer=0).to_numpy() * scored.num_rows
     for row in scored.take(sample.astype(int)).to_pylist():
-        text = f"{row['text'][:36]} ..."
+        text = f"{row['text'][:32]} ..."
         probability = f"{row['predicted_probability']:.3f}"
         rows.add_row(escape(text), row["label"], row["predicted_label"], probability)
     console.print(rows)
