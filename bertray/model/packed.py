@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from bertray.model.families import FAMILIES, OFFSET_POSITIONS
 from bertray.model.layer import Attention, Layer, Tokens, attend_by_length
-from bertray.text.ragged import Encoded, offsets_of, pad, positions_of, take
+from bertray.text.ragged import Encoded, offsets_of, padded_inputs, positions_of, take
 
 logger = logging.getLogger(__name__)
 
@@ -148,10 +148,7 @@ def plain_logits(
     model: PreTrainedModel, encoded: Encoded, rows: np.ndarray, *, pad_token_id: int = 0
 ) -> Tensor:
     """Logits of shape (B, C) as Hugging Face computes them, padded to the longest of ``rows``."""
-    ids_BL, mask_BL = pad(encoded.input_ids, encoded.offsets, rows, value=pad_token_id)
-    inputs = {"input_ids": ids_BL, "attention_mask": mask_BL.astype(np.int64)}
-    if encoded.token_type_ids is not None:
-        inputs["token_type_ids"], _ = pad(encoded.token_type_ids, encoded.offsets, rows, value=0)
+    inputs = padded_inputs(encoded, rows, pad_token_id=pad_token_id)
     tensors = {name: torch.from_numpy(array).to(model.device) for name, array in inputs.items()}
     with torch.inference_mode():
         return cast(Tensor, model(**tensors).logits.float())

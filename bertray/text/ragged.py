@@ -87,3 +87,14 @@ def pad(
     padded = np.full(mask.shape, value, np.int64)
     padded[mask] = flat[(starts[:, None] + columns)[mask]]
     return padded, mask
+
+
+def padded_inputs(
+    encoded: Encoded, rows: np.ndarray, *, pad_token_id: int
+) -> dict[str, np.ndarray]:
+    """What a Hugging Face encoder takes for some rows: arrays of shape (B, L), int64, by name."""
+    ids_BL, mask_BL = pad(encoded.input_ids, encoded.offsets, rows, value=pad_token_id)
+    inputs = {"input_ids": ids_BL, "attention_mask": mask_BL.astype(np.int64)}
+    if encoded.token_type_ids is not None:
+        inputs["token_type_ids"], _ = pad(encoded.token_type_ids, encoded.offsets, rows, value=0)
+    return inputs

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bertray.errors import DataError
 from bertray.text.batching import plan_batches
-from bertray.text.encoding import Encoded, pad
+from bertray.text.ragged import Encoded, padded_inputs
 from bertray.train.examples import Examples
 from bertray.train.labels import Piece, locate
 from bertray.train.plan import deal
@@ -163,10 +163,7 @@ def collate(
     encoded: Encoded, rows: np.ndarray, *, pad_token_id: int, device: torch.device
 ) -> dict[str, Tensor]:
     """The model's inputs for some rows, each of shape (B, L), int64, on ``device``."""
-    ids_BL, mask_BL = pad(encoded.input_ids, encoded.offsets, rows, value=pad_token_id)
-    inputs = {"input_ids": ids_BL, "attention_mask": mask_BL.astype(np.int64)}
-    if encoded.token_type_ids is not None:
-        inputs["token_type_ids"], _ = pad(encoded.token_type_ids, encoded.offsets, rows, value=0)
+    inputs = padded_inputs(encoded, rows, pad_token_id=pad_token_id)
     return {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
 
 

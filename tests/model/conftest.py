@@ -56,6 +56,26 @@ PACKED = {
 PLAIN = {"mpnet": MPNetConfig(**COMMON), "deberta-v2": DebertaV2Config(**COMMON)}
 
 
+@pytest.fixture(params=PACKED)
+def packed_family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=PLAIN)
+def plain_family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=PACKED | PLAIN)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def is_packed(family: str) -> bool:
+    return family in PACKED
+
+
 @pytest.fixture(scope="session")
 def make_bundle(
     tmp_path_factory: pytest.TempPathFactory, classifier_folder: Path

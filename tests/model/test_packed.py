@@ -11,20 +11,6 @@ from bertray.model.bundle import load_model
 from bertray.model.packed import check_rows, pack, plain_logits, position_ids
 from bertray.text.ragged import Encoded, offsets_of
 
-PACKED = [
-    "bert",
-    "bert-relu",
-    "bert-tanh-gelu",
-    "distilbert",
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "electra",
-    "electra-projected",
-    "albert",
-    "albert-grouped",
-]
-PLAIN = ["mpnet", "deberta-v2"]
 CPU = torch.device("cpu")
 
 
@@ -43,9 +29,8 @@ def random_rows(model, lengths, *, seed=0):
     )
 
 
-@pytest.mark.parametrize("family", PACKED)
-def test_packed_numbers_are_hugging_faces(make_bundle, family):
-    model = load_model(make_bundle(family))
+def test_packed_numbers_are_hugging_faces(make_bundle, packed_family):
+    model = load_model(make_bundle(packed_family))
     forward = pack(model)
     encoded = random_rows(model, [64, 1, 7, 7, 30, 2, 64, 7])
     rows = np.array([6, 0, 4, 3, 7, 2, 5, 1])
@@ -70,9 +55,8 @@ def test_a_row_has_the_same_logits_in_any_batch(make_bundle, lengths, seed):
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("family", PLAIN)
-def test_other_families_take_the_padded_path(make_bundle, family):
-    assert pack(load_model(make_bundle(family))) is None
+def test_other_families_take_the_padded_path(make_bundle, plain_family):
+    assert pack(load_model(make_bundle(plain_family))) is None
 
 
 def test_a_model_whose_packed_numbers_differ_takes_the_padded_path(
