@@ -58,11 +58,18 @@ def test_a_run_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_summary_says_which_stage_is_the_limit() -> None:
-    stats = {"read_s": 1, "tokenize_s": 2, "compute_s": 16, "write_s": 1, "num_flops": 50.0}
-    stats |= {"matmul_flops": 100.0, "num_tokens": 97, "num_padded_tokens": 100}
+    stats = {
+        "read_s": 1,
+        "tokenize_s": 2,
+        "transfer_s": 1,
+        "compute_s": 15,
+        "write_s": 1,
+        "num_flops": 50.0,
+    }
+    stats |= {"num_flops": 50, "matmul_flops": 100, "num_tokens": 97, "num_padded_tokens": 100}
     stages = Summary(stats=Counter(stats)).stages()
     assert stages["busy with"] == (
-        "read 5%, tokenize 10%, compute 80%, write 5%; limited by compute"
+        "read 5%, tokenize 10%, transfer 5%, compute 75%, write 5%; limited by compute"
     )
     assert stages["of torch's matmul rate"] == "50%"
     assert stages["padding"] == "3.0% of the tokens computed"

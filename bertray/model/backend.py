@@ -1,19 +1,19 @@
-"""What computes a forward pass by torch: a batch of token ids in, logits out.
+"""What computes a forward pass by torch: rows to a batch on the device, the batch to logits.
 
 # B = rows in the micro-batch, C = labels
 """
 
 import logging
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bertray.model.bundle import Bundle, load_model
-from bertray.model.layer import attend_varlen
-from bertray.model.packed import PackedModel, agree, check_rows, pack, plain_logits
-from bertray.text.ragged import Encoded
+from bertray.model.layer import Tokens, attend_varlen
+from bertray.model.packed import PackedModel, agree, check_rows, pack
+from bertray.text.ragged import Encoded, padded_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +35,16 @@ class TorchBackend:
     """
 
     def __init__(self, bundle: Bundle, *, device: Device, dtype: Dtype, pad_token_id: int) -> None:
-        self._device = torch.device(device)
+        self.device = torch.device(device)
         self._pad_token_id = pad_token_id
         number_type: torch.dtype = getattr(torch, dtype)
         model = load_model(bundle)
         packed = pack(model)
         if packed is None:
-            self._plain = model.to(self._device, dtype=number_type)  # type: ignore[arg-type]
+            self._plain = model.to(self.device, dtype=number_type)  # type: ignore[arg-type]
         else:
             rows = check_rows(model)
-            packed = packed.lower(number_type).to(self._device)
+            packed = packed.lower(number_type).to(self.device)
             if device == "cuda" and dtype != "float32":
                 _use_varlen(packed, rows)
         self._packed = packed
@@ -54,20 +54,24 @@ class TorchBackend:
         """Whether rows are padded to the longest of their batch."""
         return self._packed is None
 
-    def __call__(self, encoded: Encoded, rows: np.ndarray) -> Tensor:
-        """Logits of some rows.
+    def gather(self, encoded: Encoded, rows: np.ndarray) -> Tokens | dict[str, Tensor]:
+        """Some rows as a batch on the device; to CUDA the copy may still be under way.
 
         Args:
             encoded: the tokens of all rows.
             rows: indices of the B rows wanted.
-
-        Returns:
-            float32 of shape (B, C), in the order of ``rows``. On CUDA it may still be under way.
         """
-        if self._packed is None:
-            return plain_logits(self._plain, encoded, rows, pad_token_id=self._pad_token_id)
+        if self._packed is not None:
+            return self._packed.gather(encoded, rows, device=self.device)
+        inputs = padded_inputs(encoded, rows, pad_token_id=self._pad_token_id)
+        return {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
+
+    def __call__(self, batch: Tokens | dict[str, Tensor]) -> Tensor:
+        """Logits of a batch, float32 of shape (B, C). On CUDA they may still be under way."""
         with torch.inference_mode():
-            return self._packed.run(encoded, rows, device=self._device)
+            if isinstance(batch, Tokens):
+                return cast(Tensor, cast(PackedModel, self._packed)(batch))
+            return cast(Tensor, self._plain(**batch).logits.float())
 
 
 def _use_varlen(packed: PackedModel, encoded: Encoded) -> None:

@@ -4,11 +4,11 @@
 """
 
 import logging
+import threading
 import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from bertray.errors import ModelError
@@ -20,13 +20,14 @@ from bertray.model.settings import EngineSettings
 from bertray.schema import EMPTY_TEXT, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Predictions
 from bertray.text.columns import Texts, as_column, distinct, is_blank, is_null, not_utf8
 from bertray.text.encoding import Encoder
+from bertray.text.ragged import Encoded
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class EngineStats:
-    """What an engine has done since it was made; seconds are wall clock.
+    """What an engine did; adds up over the calls it is given to.
 
     Attributes:
         num_rows: rows asked for.
@@ -35,9 +36,10 @@ class EngineStats:
         num_padded_tokens: what the device computed, padding included.
         num_batches: forward passes.
         num_flops: operations of the rows computed, padding not counted; see `forward_flops`.
-        num_halvings: times that the token budget was halved because memory ran out. Another budget
-            may change the last bits of a probability.
-        seconds: spent on tokenizing and on computing.
+        num_halvings: times that the engine has halved its token budget because memory ran out, now
+            or in an earlier call. Another budget may change the last bits of a probability.
+        seconds: wall clock by stage. ``compute`` is the device's own time, during which the host
+            may well tokenize for another call.
     """
 
     num_rows: int = 0
@@ -47,7 +49,9 @@ class EngineStats:
     num_batches: int = 0
     num_flops: float = 0.0
     num_halvings: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"tokenize": 0.0, "compute": 0.0})
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"tokenize": 0.0, "transfer": 0.0, "compute": 0.0}
+    )
 
     def as_dict(self) -> dict[str, float]:
         """All figures by name; seconds as ``tokenize_s`` and so on."""
@@ -96,6 +100,9 @@ def verify_int8(
 class Engine:
     """A loaded model that labels texts.
 
+    Two threads may call it at once: one tokenizes while the other's batches go to the device. More
+    would only wait.
+
     Args:
         bundle: the model.
         settings: from `resolve_settings`.
@@ -116,20 +123,24 @@ class Engine:
         self._task = bundle.task
         self._num_labels = len(bundle.labels)
         self._probe = self._encoder(["a"])
-        self.stats = EngineStats()
+        self._num_halvings = 0
+        self._tokenizing, self._computing = threading.Lock(), threading.Lock()
 
-    def predict(self, texts: Texts, pairs: Texts | None = None) -> Predictions:
+    def predict(
+        self, texts: Texts, pairs: Texts | None = None, *, stats: EngineStats | None = None
+    ) -> Predictions:
         """Classify N texts, or N pairs of texts.
 
         Args:
             texts: an Arrow column of any text type, or a sequence.
             pairs: as many.
+            stats: what is done is added to it.
 
         Returns:
             The predictions in input order. A row that is null, empty or blank, is not UTF-8, or
             breaks the model has none, but a status that says so.
         """
-        start = time.perf_counter()
+        stats = EngineStats() if stats is None else stats
         columns = [as_column(column) for column in (texts, pairs) if column is not None]
         num_rows = len(columns[0])
         status = np.full(num_rows, OK, dtype=object)
@@ -145,42 +156,41 @@ class Engine:
         if len(present):
             if len(present) < num_rows:
                 columns = [column.take(present) for column in columns]
-            rows, twins = distinct(columns)
-            self.stats.seconds["tokenize"] += time.perf_counter() - start
-            computed, reasons = self._compute(rows)
+            with self._tokenizing:
+                start = time.perf_counter()
+                rows, twins = distinct(columns)
+                encoded = self._encoder(*rows)
+                stats.seconds["tokenize"] += time.perf_counter() - start
+            computed, reasons = self._compute(encoded, stats)
             probabilities[present] = computed[twins]
             status[present] = reasons[twins]
-        self.stats.num_rows += num_rows
+        stats.num_rows += num_rows
         return Predictions(probabilities, tuple(status))
 
-    def _compute(self, columns: list[pa.Array]) -> tuple[np.ndarray, np.ndarray]:
+    def _compute(self, encoded: Encoded, stats: EngineStats) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of shape (N, C) and status of shape (N,) of rows that hold text."""
-        start = time.perf_counter()
-        encoded = self._encoder(*columns)
-        encoded_at = time.perf_counter()
-        outcome = run_batches(
-            self._backend,
-            encoded,
-            max_tokens=self._max_batch_tokens,
-            num_labels=self._num_labels,
-            probe=self._probe,
-        )
-        probabilities = to_probabilities(outcome.logits, task=self._task)
+        with self._computing:
+            outcome = run_batches(
+                self._backend, encoded, max_tokens=self._max_batch_tokens, probe=self._probe
+            )
+            self._max_batch_tokens = outcome.max_tokens  # remembered: the next rows are no smaller
+            self._num_halvings += outcome.num_halvings
+            stats.num_halvings = self._num_halvings
+        # On CUDA the next call's batches can line up behind these by now.
+        logits = outcome.collect(num_rows=len(encoded), num_labels=self._num_labels)
+        probabilities = to_probabilities(logits, task=self._task)
         status = np.full(len(encoded), OK, dtype=object)
         status[~np.isfinite(probabilities).all(axis=1)] = NOT_FINITE
         for row, reason in outcome.failures.items():
             status[row] = reason
         probabilities[status != OK] = np.nan
-        stats = self.stats
-        stats.num_halvings += outcome.num_halvings
-        self._max_batch_tokens = outcome.max_tokens  # remembered: the next rows are no smaller
         stats.num_distinct += len(encoded)
         stats.num_tokens += int(encoded.offsets[-1])
         stats.num_padded_tokens += outcome.num_padded_tokens
         stats.num_batches += outcome.num_batches
         stats.num_flops += forward_flops(self._config, encoded.lengths)
-        stats.seconds["tokenize"] += encoded_at - start
-        stats.seconds["compute"] += time.perf_counter() - encoded_at
+        stats.seconds["transfer"] += outcome.transfer_s
+        stats.seconds["compute"] += outcome.compute_s
         return probabilities, status
 
 

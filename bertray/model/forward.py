@@ -4,14 +4,16 @@
 """
 
 import logging
+import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bertray.model.rate import Stopwatch
 from bertray.text.batching import plan_batches
 from bertray.text.ragged import Encoded
 
@@ -26,13 +28,21 @@ MIN_TOKENS = 256
 
 
 class Backend(Protocol):
-    """Computes a batch: (rows, indices of B of them) to logits, float32 of shape (B, C)."""
+    """Computes a batch in two steps: rows to the device, then what is there to logits."""
 
     @property
     def pads(self) -> bool:
         """Whether rows are padded to the longest of their batch."""
 
-    def __call__(self, encoded: Encoded, rows: np.ndarray) -> Tensor: ...
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def gather(self, encoded: Encoded, rows: np.ndarray) -> Any:
+        """Some rows as a batch."""
+
+    def __call__(self, batch: Any) -> Tensor:
+        """Logits of a batch of B rows, float32 of shape (B, C)."""
 
 
 @dataclass
@@ -40,26 +50,43 @@ class Outcome:
     """Logits of N rows, and what it took.
 
     Attributes:
-        logits: float32 of shape (N, C); NaN for a row that broke the model.
-        failures: why, by row.
         max_tokens: the budget as it is now.
+        stopwatch: runs while the device computes.
+        failures: why a row broke the model, by row.
         num_halvings: times that memory ran out.
         num_batches: forward passes.
         num_padded_tokens: what they computed, padding included.
+        transfer_s: host time for laying out batches and sending them to the device.
+        parts: rows and their logits, batch by batch.
     """
 
-    logits: np.ndarray
     max_tokens: int
+    stopwatch: Stopwatch
     failures: dict[int, str] = field(default_factory=dict)
     num_halvings: int = 0
     num_batches: int = 0
     num_padded_tokens: int = 0
+    transfer_s: float = 0.0
+    parts: list[tuple[np.ndarray, Tensor]] = field(default_factory=list)
+
+    @property
+    def compute_s(self) -> float:
+        """What the device took; to be read after `collect`. A CPU lays out its batches itself."""
+        seconds = self.stopwatch.seconds
+        return seconds if self.stopwatch.is_apart else seconds - self.transfer_s
+
+    def collect(self, *, num_rows: int, num_labels: int) -> np.ndarray:
+        """Wait for the device; logits of shape (N, C), NaN for a row that broke the model."""
+        logits = np.full((num_rows, num_labels), np.nan, np.float32)
+        if self.parts:
+            # One copy at the end: on CUDA each would wait for the work before it.
+            order = np.concatenate([rows for rows, _ in self.parts])
+            logits[order] = torch.cat([part for _, part in self.parts]).cpu().numpy()
+        return logits
 
 
-def run_batches(
-    backend: Backend, encoded: Encoded, *, max_tokens: int, num_labels: int, probe: Encoded
-) -> Outcome:
-    """Compute all rows, longest first.
+def run_batches(backend: Backend, encoded: Encoded, *, max_tokens: int, probe: Encoded) -> Outcome:
+    """Compute all rows, longest first; on CUDA the work may still be under way.
 
     When memory runs out the budget is halved, for good. A batch that fails otherwise is halved
     until the row at fault stands alone.
@@ -68,7 +95,6 @@ def run_batches(
         backend: computes a batch.
         encoded: the tokens of N rows.
         max_tokens: rows x longest row of a batch.
-        num_labels: C.
         probe: a harmless row. If the backend fails on it too, no row is to blame.
 
     Raises:
@@ -76,13 +102,15 @@ def run_batches(
             does not do for a single row.
     """
     lengths = encoded.lengths
-    outcome = Outcome(np.full((len(encoded), num_labels), np.nan, np.float32), max_tokens)
-    done: list[tuple[np.ndarray, Tensor]] = []
+    outcome = Outcome(max_tokens, Stopwatch(backend.device))
     pending = deque(_plan(backend, lengths, max_tokens=max_tokens))
     while pending:
         rows = pending.popleft()
         try:
-            done.append((rows, backend(encoded, rows)))
+            start = time.perf_counter()
+            batch = backend.gather(encoded, rows)
+            outcome.transfer_s += time.perf_counter() - start
+            outcome.parts.append((rows, backend(batch)))
             outcome.num_batches += 1
             longest = len(rows) * int(lengths[rows].max())
             outcome.num_padded_tokens += longest if backend.pads else int(lengths[rows].sum())
@@ -106,10 +134,7 @@ def run_batches(
         elif len(rows) > 1:
             middle = len(rows) // 2
             pending.extendleft((rows[middle:], rows[:middle]))
-    if done:
-        # One copy at the end: on CUDA each would wait for the work before it.
-        order = np.concatenate([rows for rows, _ in done])
-        outcome.logits[order] = torch.cat([logits for _, logits in done]).cpu().numpy()
+    outcome.stopwatch.stop()
     return outcome
 
 
@@ -134,7 +159,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _is_alive(backend: Backend, probe: Encoded) -> bool:
     """Whether a harmless row still goes through: a CUDA context does not outlive some errors."""
     try:
-        backend(probe, np.arange(len(probe))).cpu()
+        backend(backend.gather(probe, np.arange(len(probe)))).cpu()
     except Exception:
         return False
     return True

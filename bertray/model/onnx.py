@@ -44,6 +44,7 @@ class OnnxBackend:
     """
 
     pads = True
+    device = torch.device("cpu")
 
     def __init__(
         self, bundle: Bundle, *, precision: Precision, pad_token_id: int, num_threads: int
@@ -58,15 +59,12 @@ class OnnxBackend:
             self._fill_cache(bundle, target, precision=precision)
         self._open(target)
 
-    def __call__(self, encoded: Encoded, rows: np.ndarray) -> Tensor:
-        """Logits of some rows.
+    def gather(self, encoded: Encoded, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Some rows as the graph's inputs.
 
         Args:
             encoded: the tokens of all rows.
             rows: indices of the B rows wanted.
-
-        Returns:
-            float32 of shape (B, C), in the order of ``rows``.
         """
         batch = take(encoded, rows)
         segments = batch.token_type_ids
@@ -82,7 +80,11 @@ class OnnxBackend:
             if name in self._inputs:
                 rectangle, _ = pad(values, batch.offsets, np.arange(len(batch)), value=filler)
                 feed[name] = rectangle.astype(np.int32)
-        return torch.from_numpy(self._session.run(None, feed)[0])
+        return feed
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> Tensor:
+        """Logits of a batch, float32 of shape (B, C)."""
+        return torch.from_numpy(self._session.run(None, batch)[0])
 
     def _open(self, folder: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -110,6 +112,6 @@ class OnnxBackend:
             rows = np.arange(len(encoded))
             wanted = plain_logits(model, encoded, rows)
             if precision == "float32" and not agree(
-                self(encoded, rows), wanted, tolerance=TOLERANCE
+                self(self.gather(encoded, rows)), wanted, tolerance=TOLERANCE
             ):
                 raise ModelError(refusal)

@@ -45,6 +45,40 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return best
 
 
+class Stopwatch:
+    """Seconds that a device takes for what it is sent until `stop`; the host need not wait."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events = [_event() for _ in range(2)] if device.type == "cuda" else None
+        if self._events is not None:
+            self._events[0].record()
+        self._started_at = self._stopped_at = time.perf_counter()
+
+    def stop(self) -> None:
+        """What was sent until now counts."""
+        if self._events is not None:
+            self._events[1].record()
+        self._stopped_at = time.perf_counter()
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the device works beside the host."""
+        return self._events is not None
+
+    @property
+    def seconds(self) -> float:
+        """Waits for the device."""
+        if self._events is None:
+            return self._stopped_at - self._started_at
+        start, end = self._events
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -9,7 +9,7 @@ import torch
 
 from bertray.errors import ModelError
 from bertray.model.bundle import open_bundle
-from bertray.model.engine import Engine
+from bertray.model.engine import Engine, EngineStats
 from bertray.model.rate import matmul_rate
 from bertray.model.settings import EngineSettings
 from bertray.schema import append_predictions
@@ -79,12 +79,12 @@ class Classifier:
         if fault_of(block) is not None:
             return block
         reading = self._reading
-        before = self._engine.stats.as_dict()
+        stats = EngineStats()
         predictions = self._engine.predict(
             block.column(reading.text),
             block.column(reading.text_pair) if reading.text_pair else None,
+            stats=stats,
         )
-        after = self._engine.stats.as_dict()
         scored = append_predictions(
             block.select(reading.passed(block.column_names)),
             predictions,
@@ -92,7 +92,7 @@ class Classifier:
             prefix=reading.prefix,
         )
         notes = json.dumps(self._notes.take())
-        done = {name: after[name] - before[name] for name in after}
+        done = stats.as_dict()
         return add_stats(
             scored.replace_schema_metadata({**block.schema.metadata, BLOCK_NOTES: notes}),
             done | {"matmul_flops": self._matmul_rate * done["compute_s"]},

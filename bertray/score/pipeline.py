@@ -66,7 +66,11 @@ def classified(
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(
-            min_size=pool.min_actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=2
+            min_size=pool.min_actors,
+            max_size=pool.max_actors,
+            max_tasks_in_flight_per_actor=2 * pool.calls_per_actor,
+            max_concurrent_calls_per_actor=pool.calls_per_actor,
+            enable_true_multi_threading=True,
         ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,

@@ -27,6 +27,7 @@ SHARD = b"bertray.shard"
 MODEL_DIGEST = b"bertray.model_digest"
 SETTINGS_DIGEST = b"bertray.settings_digest"
 ENGINE = b"bertray.engine"
+NUM_HALVINGS = b"bertray.num_halvings"  # of the token budget
 STATUS_COUNTS = b"bertray.status_counts"
 LABEL_COUNTS = b"bertray.label_counts"
 VERSION = b"bertray.version"

@@ -24,6 +24,7 @@ class PoolPlan:
         num_gpus: reserved by each actor; 0 on CPU.
         num_cpus: likewise.
         num_threads: torch threads of each actor on CPU.
+        calls_per_actor: splits that an actor has in hand at once.
     """
 
     device: Device
@@ -32,6 +33,7 @@ class PoolPlan:
     num_gpus: float
     num_cpus: float
     num_threads: int
+    calls_per_actor: int = 1
 
 
 def plan_pool(pool: Pool, *, num_cpus: float, num_gpus: float, num_splits: int) -> PoolPlan:
@@ -67,4 +69,7 @@ def plan_pool(pool: Pool, *, num_cpus: float, num_gpus: float, num_splits: int) 
         num_gpus=gpus_each,
         num_cpus=cpus_each,
         num_threads=threads,
+        # One is tokenized while the GPU computes the other. On a CPU both would be in each other's
+        # way.
+        calls_per_actor=2 if gpus_each else 1,
     )

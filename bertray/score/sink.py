@@ -171,7 +171,13 @@ class ShardSink:
             plan.STATUS_COUNTS: json.dumps(receipt.status_counts).encode(),
             plan.LABEL_COUNTS: json.dumps(receipt.label_counts).encode(),
             plan.VERSION: __version__.encode(),
-        }
+        } | _halvings(receipt)
+
+
+def _halvings(receipt: Receipt) -> dict[bytes, bytes]:
+    """Named only where memory ran out: the last bits may not be those of another run."""
+    count = receipt.stats.get("num_halvings", 0)
+    return {plan.NUM_HALVINGS: str(int(count)).encode()} if count else {}
 
 
 def _count(column: pa.ChunkedArray) -> dict[str, int]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from bertray.schema import NOTHING_TO_SCORE, OK
 from bertray.score.sink import Receipt
 
+STAGES = ("read", "tokenize", "transfer", "compute", "write")
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -43,13 +45,13 @@ class Summary:
     def stages(self) -> dict[str, str]:
         """Where this run's time went, in words; seconds are added up over tasks and actors."""
         stats = self.stats
-        busy = {name: stats[f"{name}_s"] for name in ("read", "tokenize", "compute", "write")}
+        busy = {name: stats[f"{name}_s"] for name in STAGES}
         total = sum(busy.values())
         if not total:
             return {}
-        # An actor tokenizes and computes in turn; of reading and writing tasks there are twice
-        # as many as actors.
-        in_actor = busy["tokenize"] + busy["compute"]
+        # An actor does its three in turn, or the longest of them hides the others; of reading and
+        # writing tasks there are twice as many as actors.
+        in_actor = busy["tokenize"] + busy["transfer"] + busy["compute"]
         slowest = max(in_actor, busy["read"] / 2, busy["write"] / 2)
         at_limit = (
             max(busy, key=lambda name: busy[name]) if slowest == in_actor else "read or write"

@@ -3,8 +3,10 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,8 @@ import pytest
 
 from bertray.config import ScoreConfig, load_config
 from bertray.schema import EMPTY_TEXT, NULL_TEXT, OK, scored_column_names
+from bertray.score import run as score_run
+from bertray.score.pool import PoolPlan, plan_pool
 from bertray.score.run import score
 from bertray.score.summary import Progress, Summary
 
@@ -108,6 +112,20 @@ def test_every_shard_comes_back_under_its_name_with_its_columns_and_order(finish
     assert (manifest["rows"], len(manifest["files"])) == (60, 3)
     assert (out / "_SUCCESS").exists()
     assert "max_length" in (out / "_config.yaml").read_text()
+
+
+def test_an_actor_with_two_splits_in_hand_writes_the_same_bytes(
+    finished: Path, tmp_path: Path, classifier_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two_calls(*args: Any, **kwargs: Any) -> PoolPlan:
+        return replace(plan_pool(*args, **kwargs), max_actors=1, min_actors=1, calls_per_actor=2)
+
+    monkeypatch.setattr(score_run, "plan_pool", two_calls)
+    run(classifier_folder, finished / "in", tmp_path / "out")
+    shards = [path.relative_to(finished / "out") for path in (finished / "out").rglob("*.parquet")]
+    assert len(shards) == 3
+    for shard in shards:
+        assert (tmp_path / "out" / shard).read_bytes() == (finished / "out" / shard).read_bytes()
 
 
 def test_a_second_run_scores_nothing(again: Path, classifier_folder: Path) -> None:

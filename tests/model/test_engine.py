@@ -1,5 +1,8 @@
 import builtins
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +17,7 @@ from bertray.errors import ConfigError, ModelError
 from bertray.model import engine as engine_module
 from bertray.model import settings as settings_module
 from bertray.model.bundle import load_model, open_bundle
-from bertray.model.engine import Engine, verify_int8
+from bertray.model.engine import Engine, EngineStats, verify_int8
 from bertray.model.settings import resolve_settings
 from bertray.schema import EMPTY_TEXT, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK
 
@@ -120,10 +123,9 @@ def test_a_text_that_is_not_utf8_loses_only_itself(bundle):
     ],
 )
 def test_repeats_are_computed_once_and_get_the_same_numbers(bundle, column):
-    engine = make_engine(bundle)
-    found = engine.predict(column).probabilities
-    assert engine.stats.num_rows == 3
-    assert engine.stats.num_distinct == 2
+    stats = EngineStats()
+    found = make_engine(bundle).predict(column, stats=stats).probabilities
+    assert (stats.num_rows, stats.num_distinct) == (3, 2)
     np.testing.assert_array_equal(found[0], found[2])
     np.testing.assert_allclose(found, hugging_face(bundle, column.to_pylist()), atol=1e-5)
 
@@ -138,6 +140,45 @@ def test_the_same_rows_give_the_same_bytes_on_any_engine(bundle, backend):
     )
 
 
+def test_one_call_tokenizes_while_another_computes(bundle, monkeypatch):
+    made = faulty(monkeypatch)
+    engine = make_engine(bundle, backend="torch")
+    computing, tokenized = threading.Event(), threading.Event()
+    gather, encode = made[0].gather, engine._encoder
+
+    def wait_for_the_other(encoded, rows):
+        computing.set()
+        assert tokenized.wait(20), "nothing was tokenized meanwhile"
+        return gather(encoded, rows)
+
+    def tell(*columns):
+        encoded = encode(*columns)
+        if computing.is_set():
+            tokenized.set()
+        return encoded
+
+    made[0].gather, engine._encoder = wait_for_the_other, tell
+    one, two = random_texts(20), random_texts(30, seed=1)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(engine.predict, one)
+        assert computing.wait(20)
+        second = threads.submit(engine.predict, two)
+        found = [first.result(20), second.result(20)]
+    for texts, predictions in zip((one, two), found, strict=True):
+        wanted = hugging_face(bundle, texts)
+        np.testing.assert_allclose(predictions.probabilities, wanted, atol=1e-5)
+
+
+def test_the_time_of_a_call_is_told_by_stage(bundle):
+    stats = EngineStats()
+    start = time.perf_counter()
+    make_engine(bundle).predict(random_texts(200), stats=stats)
+    whole = time.perf_counter() - start
+    assert set(stats.seconds) == {"tokenize", "transfer", "compute"}
+    assert all(seconds > 0 for seconds in stats.seconds.values())
+    assert sum(stats.seconds.values()) < whole
+
+
 def test_no_rows_give_no_predictions(bundle):
     assert len(make_engine(bundle).predict([])) == 0
 
@@ -146,13 +187,14 @@ class Faulty:
     """A backend in which some rows fail, and batches over a size run out of memory."""
 
     pads = False
+    device = torch.device("cpu")
 
     def __init__(self, backend, *, is_bad=lambda ids: False, most_tokens=10**9, dead=False):
         self.backend, self.is_bad, self.most_tokens = backend, is_bad, most_tokens
         self.dead = dead
         self.sizes = []
 
-    def __call__(self, encoded, rows):
+    def gather(self, encoded, rows):
         tokens = int(encoded.lengths[rows].sum())
         if tokens > self.most_tokens:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -160,7 +202,10 @@ class Faulty:
         if self.dead or any(self.is_bad(encoded.input_ids[ends[r] : ends[r + 1]]) for r in rows):
             raise IndexError("index out of range in self")
         self.sizes.append(tokens)
-        return self.backend(encoded, rows)
+        return self.backend.gather(encoded, rows)
+
+    def __call__(self, batch):
+        return self.backend(batch)
 
 
 def faulty(monkeypatch, **faults):
@@ -178,12 +223,13 @@ def test_out_of_memory_halves_the_budget_and_remembers_it(bundle, monkeypatch):
     made = faulty(monkeypatch, most_tokens=100)
     texts = random_texts(50)
     engine = make_engine(bundle, backend="torch", max_batch_tokens=400)
-    found = engine.predict(texts)
-    assert engine.stats.num_halvings == 2
+    stats = EngineStats()
+    found = engine.predict(texts, stats=stats)
+    assert stats.num_halvings == 2
     assert set(found.status) == {OK}
     np.testing.assert_allclose(found.probabilities, hugging_face(bundle, texts), atol=1e-5)
-    engine.predict(texts)
-    assert engine.stats.num_halvings == 2
+    engine.predict(texts, stats=stats)
+    assert stats.num_halvings == 2
     assert max(made[0].sizes) <= 100
 
 

@@ -28,6 +28,12 @@ def test_a_gpu_cluster_gets_one_actor_a_gpu() -> None:
     assert (plan.device, plan.max_actors, plan.num_gpus) == ("cuda", 8, 1)
 
 
+def test_a_gpu_actor_has_a_split_to_tokenize_while_it_computes_another() -> None:
+    plan = plan_pool(pool(), num_cpus=64, num_gpus=8, num_splits=1000)
+    assert plan.calls_per_actor == 2
+    assert plan_pool(pool(), num_cpus=64, num_gpus=0, num_splits=1000).calls_per_actor == 1
+
+
 def test_a_fraction_of_a_gpu_shares_it() -> None:
     plan = plan_pool(pool(num_gpus=0.5), num_cpus=64, num_gpus=2, num_splits=1000)
     assert (plan.device, plan.max_actors, plan.num_gpus) == ("cuda", 4, 0.5)

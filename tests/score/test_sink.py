@@ -16,7 +16,7 @@ from bertray.score.plan import (
     read_footer,
 )
 from bertray.score.sink import Receipt, ShardSink
-from bertray.score.source import Reading, fault_block, read_split
+from bertray.score.source import Reading, add_stats, fault_block, read_split
 
 Write = Callable[..., Path]
 
@@ -153,3 +153,15 @@ def test_the_old_output_of_a_shard_that_is_now_cut_is_outdated_and_no_other(
     assert outdated_outputs(cut, str(out)) == ["a.parquet"]
     whole = plan_splits(str(root), check_schema=lambda s, w: None, max_split_rows=10)
     assert outdated_outputs(whole, str(out)) == []
+
+
+def test_the_footer_says_if_memory_ran_out_since_the_last_bits_may_then_differ(
+    tmp_path: Path, block: tuple[Split, pa.Table]
+) -> None:
+    _, table = block
+    sink_into(tmp_path / "one")(add_stats(table, {"num_halvings": 0}))
+    sink_into(tmp_path / "two")(add_stats(table, {"num_halvings": 2}))
+    name = b"bertray.num_halvings"
+    one, two = (read_footer(str(tmp_path / f"{n}/a.parquet")) or {} for n in ("one", "two"))
+    assert name not in one
+    assert two[name] == b"2"
