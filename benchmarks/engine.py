@@ -4,10 +4,11 @@
         [--short-rows 2048] [--long-rows 128] [--repeats 3] [--threads 2]
 
 A file of texts is a CSV with a column ``text``, or ``FILE:COLUMN=VALUE`` for some of its rows. The
-peer is plain transformers as most people speed it up: rows sorted by length, batches of 32, padded.
-Every side starts from texts and ends with probabilities; of several repeats, which take turns, the
-median counts. ``--model`` is a sequence-classification folder; an encoder without a head gets a
-random one, whose labels say little: judge int8 by a fine-tuned model.
+peer is plain transformers as most people speed it up: rows sorted by length, batches of 32, padded;
+`CrossEncoder.predict` of sentence-transformers does the same (`pip install bertray[bench]`). Every
+side starts from texts and ends with probabilities; of several repeats, which take turns, the median
+counts. ``--model`` is a sequence-classification folder; an encoder without a head gets a random
+one, whose labels say little: judge int8 by a fine-tuned model.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,8 @@ def load_sides(bundle: Bundle, *, num_threads: int) -> dict[str, Callable[[pa.Ar
     """What is compared: texts to probabilities."""
     tokenizer, model = AutoTokenizer.from_pretrained(bundle.folder), load_model(bundle)
     sides = {"Hugging Face, sorted, 32": lambda texts: hugging_face(tokenizer, model, texts)}
+    if find_spec("sentence_transformers"):
+        sides["sentence-transformers CrossEncoder"] = cross_encoder(bundle)
     ours = {"torch": "float32", "onnx": "float32", "onnx int8": "int8"}
     for name, dtype in ours.items():
         settings = resolve_settings(
@@ -83,6 +87,16 @@ def load_sides(bundle: Bundle, *, num_threads: int) -> dict[str, Callable[[pa.Ar
         engine.predict(["warm up"])
         sides[f"bertray {name}"] = lambda texts, engine=engine: engine.predict(texts).probabilities
     return sides
+
+
+def cross_encoder(bundle: Bundle) -> Callable[[pa.Array], np.ndarray]:
+    """As its documentation shows it."""
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(str(bundle.folder), max_length=LONGEST, device="cpu")
+    return lambda texts: model.predict(
+        texts.to_pylist(), batch_size=ROWS_PER_BATCH, apply_softmax=True, show_progress_bar=False
+    )
 
 
 def hugging_face(
