@@ -45,6 +45,7 @@ PACKED = {
     "camembert": CamembertConfig(**COMMON),
     "electra": ElectraConfig(**COMMON, embedding_size=32),
     "electra-projected": ElectraConfig(**COMMON, embedding_size=16),
+    "mpnet": MPNetConfig(**COMMON),
     "albert": AlbertConfig(**COMMON, embedding_size=16),
     "albert-grouped": AlbertConfig(
         **{**COMMON, "num_hidden_layers": 4},
@@ -53,7 +54,7 @@ PACKED = {
         inner_group_num=2,
     ),
 }
-PLAIN = {"mpnet": MPNetConfig(**COMMON), "deberta-v2": DebertaV2Config(**COMMON)}
+PLAIN = {"deberta-v2": DebertaV2Config(**COMMON)}
 
 
 @pytest.fixture(params=PACKED)

@@ -223,13 +223,13 @@ def test_a_row_that_is_not_finite_is_the_only_one_lost(bundle, monkeypatch):
     made = faulty(monkeypatch)
     engine = make_engine(bundle, backend="torch")
     with torch.no_grad():
-        made[0].backend._packed.words.weight[AWFUL] = float("nan")
+        made[0].backend._packed.embeddings.words.weight[AWFUL] = float("nan")
     found = engine.predict(["good film", "awful film", "bad"])
     assert found.status == (OK, NOT_FINITE, OK)
     assert np.isnan(found.probabilities[1]).all()
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "distilbert", "mpnet"])
 def test_int8_stays_near_and_is_verified_on_a_sample(make_bundle, family):
     bundle = make_bundle(family)
     texts = random_texts(100)
