@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig
 
-from bertray.model.distance import FARTHEST_BUCKET, RelativeBias
-from bertray.model.layer import Embeddings, Layer, SelfAttention, joined
+from bertray.model.distance import FARTHEST_BUCKET, RelativeBias, Rotary
+from bertray.model.layer import Embeddings, Layer, MeanPooled, PreNormLayer, SelfAttention, joined
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,55 @@ def _albert(model: Any) -> Parts:
     return Parts(embeddings, layers, head)
 
 
+def _modernbert(model: Any) -> Parts:
+    config, base = model.config, model.base_model
+    rotaries = {kind: _rotary(config, kind) for kind in set(config.layer_types)}
+    windows = {"full_attention": None, "sliding_attention": config.sliding_window}
+    layers: list[nn.Module] = [
+        PreNormLayer(
+            SelfAttention(
+                layer.attn.Wqkv,
+                layer.attn.Wo,
+                num_heads=config.num_attention_heads,
+                rotary=rotaries[kind],
+                window=windows[kind],
+            ),
+            attention_norm=layer.attn_norm,
+            norm=layer.mlp_norm,
+            up=layer.mlp.Wi,
+            activation=_activation(config.hidden_activation),
+            down=layer.mlp.Wo,
+        )
+        for kind, layer in zip(config.layer_types, base.layers, strict=True)
+    ]
+    head = [
+        model.head.dense,
+        _activation(config.classifier_activation),
+        model.head.norm,
+        model.classifier,
+    ]
+    if config.classifier_pooling == "mean":
+        layers[-1] = MeanPooled(layers[-1], base.final_norm)
+    else:
+        head.insert(0, base.final_norm)
+    return Parts(
+        Embeddings(base.embeddings.tok_embeddings, base.embeddings.norm),
+        layers,
+        nn.Sequential(*head),
+    )
+
+
+def _rotary(config: Any, kind: str) -> Rotary:
+    found = config.rope_parameters[kind]
+    if found["rope_type"] != "default":
+        raise KeyError(f"rotary position embeddings of type {found['rope_type']}")
+    return Rotary(
+        theta=found["rope_theta"],
+        size=config.hidden_size // config.num_attention_heads,
+        num_positions=config.max_position_embeddings,
+    )
+
+
 def _activation(name: str) -> nn.Module:
     """One fused operation where torch has it."""
     if name == "gelu":
@@ -175,10 +224,12 @@ FAMILIES: dict[str, Callable[[Any], Parts]] = {
     "camembert": _roberta,
     "distilbert": _distilbert,
     "electra": _electra,
+    "modernbert": _modernbert,
     "mpnet": _mpnet,
     "roberta": _roberta,
     "xlm-roberta": _roberta,
 }
+ONNX_FAMILIES = frozenset(FAMILIES) - {"modernbert"}  # those that `onnx_graph` can write
 OFFSET_POSITIONS = frozenset({"camembert", "mpnet", "roberta", "xlm-roberta"})
 
 
@@ -186,4 +237,4 @@ def reach(config: PretrainedConfig) -> int:
     """Tokens beyond which distance means something else to attention; 0 if it knows none."""
     if config.model_type == "mpnet":
         return FARTHEST_BUCKET
-    return 0
+    return int(config.sliding_window) if config.model_type == "modernbert" else 0

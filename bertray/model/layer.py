@@ -272,7 +272,7 @@ class PreNormLayer(nn.Module):
 class MeanPooled(nn.Module):
     """A last layer of which the head reads the mean of all tokens, each normalised before."""
 
-    def __init__(self, layer: PreNormLayer, norm: nn.LayerNorm) -> None:
+    def __init__(self, layer: nn.Module, norm: nn.LayerNorm) -> None:
         super().__init__()
         self.layer, self.norm = layer, norm
 

@@ -2,7 +2,8 @@
 
 Hugging Face's classes hold the weights and say what is right; this holds the same weights in one
 plain shape, whose forward pass works on the tokens of all rows one after the other. The head reads
-nothing but the first token, so the last layer needs no more than its keys and values of the others.
+nothing but the first token, so the last layer needs no more than its keys and values of the others;
+where a head reads the mean of all tokens (ModernBERT may), the last layer is as the ones before.
 A model is taken only if its numbers are the same both ways (`pack`).
 
 # B = rows in the micro-batch, T = tokens of all of them, H = hidden size, C = labels
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from bertray.model.bundle import num_positions
-from bertray.model.families import FAMILIES, OFFSET_POSITIONS, reach
+from bertray.model.families import FAMILIES, OFFSET_POSITIONS, ONNX_FAMILIES, reach
 from bertray.model.layer import Attention, Tokens, attend_by_length
 from bertray.text.ragged import Encoded, offsets_of, padded_inputs, positions_of, take
 
@@ -188,6 +189,11 @@ def is_packable(config: PretrainedConfig) -> bool:
         config.model_type in FAMILIES
         and getattr(config, "position_embedding_type", "absolute") == "absolute"
     )
+
+
+def takes_onnx(config: PretrainedConfig) -> bool:
+    """Whether a model that `is_packable` can be written as an ONNX graph."""
+    return is_packable(config) and config.model_type in ONNX_FAMILIES
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
