@@ -45,7 +45,7 @@ class TorchBackend:
         else:
             rows = check_rows(model)
             packed = packed.lower(number_type).to(self.device)
-            if device == "cuda" and dtype != "float32":
+            if device == "cuda" and dtype != "float32" and packed.takes_varlen:
                 _use_varlen(packed, rows)
         self._packed = packed
 
@@ -83,7 +83,7 @@ def _use_varlen(packed: PackedModel, encoded: Encoded) -> None:
         packed.attend = attend_varlen
         try:
             found = packed.run(encoded, rows, device=device)
-        except (ImportError, RuntimeError, ValueError) as error:
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
             logger.warning("no variable-length attention here (%s); the slower one is used", error)
             packed.attend = slow
             return

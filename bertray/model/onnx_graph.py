@@ -22,7 +22,7 @@ from bertray.model.packed import PackedModel
 
 Precision = Literal["float32", "int8"]
 
-GRAPH_VERSION = 3  # to be raised with any change here: graphs are cached
+GRAPH_VERSION = 4  # to be raised with any change here: graphs are cached
 OUTPUT = "logits"
 OPSET = 18
 IR_VERSION = 9
@@ -45,7 +45,7 @@ def write_graph(packed: PackedModel, path: Path, *, precision: Precision) -> Non
     graph = _Graph(precision)
     _write(graph, packed)
     names = ["input_ids", "position_ids"]
-    if packed.token_types is not None:
+    if packed.embeddings.token_types is not None:
         names.append("token_type_ids")
     integer = TensorProto.INT32
     inputs = [helper.make_tensor_value_info(name, integer, ["B", "L"]) for name in names]
@@ -139,50 +139,71 @@ class _Graph:
 
 
 def _write(graph: _Graph, packed: Any) -> None:
-    x = graph.node("Gather", graph.weight(packed.words.weight), "input_ids")
-    if packed.token_types is not None:
-        kinds = graph.node("Gather", graph.weight(packed.token_types.weight), "token_type_ids")
+    x = _write_embeddings(graph, packed.embeddings)
+    bias = "" if packed.bias is None else _write_bias(graph, packed)
+    for layer in packed.layers[:-1]:
+        x = _write_layer(graph, layer, x, bias)
+    x = _write_layer(graph, packed.layers[-1], x, bias, first_only=True)
+    dense, activation, out = packed.head
+    x = graph.linear(graph.node("Squeeze", x, graph.numbers(1)), dense)
+    graph.linear(graph.plainly_activated(x, activation), out, name=OUTPUT)
+
+
+def _write_embeddings(graph: _Graph, embeddings: Any) -> str:
+    x = graph.node("Gather", graph.weight(embeddings.words.weight), "input_ids")
+    if embeddings.token_types is not None:
+        kinds = graph.node("Gather", graph.weight(embeddings.token_types.weight), "token_type_ids")
         x = graph.node("Add", x, kinds)
-    positions = graph.node("Gather", graph.weight(packed.positions.weight), "position_ids")
-    norm = packed.norm
+    positions = graph.node("Gather", graph.weight(embeddings.positions.weight), "position_ids")
+    norm = embeddings.norm
     x = graph.node(
         "LayerNormalization",
         graph.node("Add", x, positions),
         *(graph.weight(part) for part in (norm.weight, norm.bias)),
         epsilon=norm.eps,
     )
-    if packed.projection is not None:
-        x = graph.linear(x, packed.projection)
-    for layer in packed.layers[:-1]:
-        x = _write_layer(graph, layer, x)
-    x = _write_layer(graph, packed.layers[-1], x, first_only=True)
-    dense, activation, out = packed.head
-    x = graph.linear(graph.node("Squeeze", x, graph.numbers(1)), dense)
-    graph.linear(graph.plainly_activated(x, activation), out, name=OUTPUT)
+    return x if embeddings.projection is None else graph.linear(x, embeddings.projection)
 
 
-def _write_layer(graph: _Graph, layer: Layer, x: str, *, first_only: bool = False) -> str:
+def _write_bias(graph: _Graph, packed: Any) -> str:
+    """Of the longest row there can be, cut to the longest there is: of shape (1, A, L, L)."""
+    full = graph.weight(packed.bias(packed.embeddings.positions.num_embeddings).unsqueeze(0))
+    longest = graph.node("Shape", "input_ids", start=1)
+    ends = graph.node("Concat", longest, longest, axis=0)
+    return graph.node("Slice", full, graph.numbers(0, 0), ends, graph.numbers(2, 3))
+
+
+def _write_layer(
+    graph: _Graph, layer: Layer, x: str, bias: str, *, first_only: bool = False
+) -> str:
     """The layer's tokens of shape (B, L, H); of the first alone, (B, 1, H), exactly."""
     asked = x
     if first_only:
-        asked = graph.node("Slice", x, *(graph.numbers(number) for number in (0, 1, 1)))
-    query, key, value = layer.qkv.weight.chunk(3)
+        asked = _first(graph, x, axis=1)
+        bias = bias and _first(graph, bias, axis=2)
+    attention = layer.attention
+    query, key, value = attention.qkv.weight.chunk(3)
     wide = ATTENTION_BLOCK_SIZE
     context = graph.fused(
         "MultiHeadAttention",
         graph.product(asked, query, exact=first_only, block_size=wide),
         graph.product(x, key, block_size=wide),
         graph.product(x, value),
-        graph.weight(layer.qkv.bias),
+        graph.weight(attention.qkv.bias),
         "lengths",
-        num_heads=layer.num_heads,
+        bias,
+        num_heads=attention.num_heads,
     )
-    mixed = graph.product(context, layer.attention_out.weight, exact=first_only, block_size=wide)
-    y = graph.normalised_sum(mixed, layer.attention_out.bias, asked, layer.attention_norm)
+    mixed = graph.product(context, attention.out.weight, exact=first_only, block_size=wide)
+    y = graph.normalised_sum(mixed, attention.out.bias, asked, layer.attention_norm)
     up = graph.product(y, layer.up.weight, exact=first_only)
     down = graph.activated(up, layer.up.bias, layer.activation)
     down = graph.product(down, layer.down.weight, exact=first_only)
     return graph.normalised_sum(down, layer.down.bias, y, layer.out_norm)
+
+
+def _first(graph: _Graph, x: str, *, axis: int) -> str:
+    return graph.node("Slice", x, *(graph.numbers(number) for number in (0, 1, axis)))
 
 
 def _transposed(weight: Tensor) -> Tensor:

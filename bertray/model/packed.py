@@ -2,13 +2,15 @@
 
 Hugging Face's classes hold the weights and say what is right; this holds the same weights in one
 plain shape, whose forward pass works on the tokens of all rows one after the other. The head reads
-nothing but the first token, so the last layer needs no more than its keys and values of the others.
+nothing but the first token, so the last layer needs no more than its keys and values of the others;
+where a head reads the mean of all tokens (ModernBERT may), the last layer is as the ones before.
 A model is taken only if its numbers are the same both ways (`pack`).
 
 # B = rows in the micro-batch, T = tokens of all of them, H = hidden size, C = labels
 """
 
 import logging
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -16,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from bertray.model.families import FAMILIES, OFFSET_POSITIONS
-from bertray.model.layer import Attention, Layer, Tokens, attend_by_length
+from bertray.model.bundle import num_positions
+from bertray.model.families import FAMILIES, OFFSET_POSITIONS, ONNX_FAMILIES, reach
+from bertray.model.layer import Attention, Tokens, attend_by_length
 from bertray.text.ragged import Encoded, offsets_of, padded_inputs, positions_of, take
 
 logger = logging.getLogger(__name__)
@@ -38,31 +41,29 @@ class PackedModel(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        config = model.config
-        embeddings: Any = model.base_model.embeddings
-        self.words = embeddings.word_embeddings
-        self.positions = embeddings.position_embeddings
-        self.token_types = getattr(embeddings, "token_type_embeddings", None)
-        self.norm = embeddings.LayerNorm
-        self.padding_idx = padding_index(config)
-        layers, projection, head = FAMILIES[config.model_type](model)
-        self.projection, self.head = projection, head
-        self.layers = nn.ModuleList(layers)
+        parts = FAMILIES[model.config.model_type](model)
+        self.embeddings, self.head = parts.embeddings, parts.head
+        self.layers = nn.ModuleList(parts.layers)
+        self.bias = parts.bias
+        self.padding_idx = padding_index(model.config)
         self.attend: Attention = attend_by_length
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Logits, float32 of shape (B, C)."""
-        x_TH = self.words(tokens.input_ids)
-        if self.token_types is not None:
-            x_TH = x_TH + self.token_types(tokens.token_type_ids)
-        x_TH = self.norm(x_TH + self.positions(tokens.positions))
-        if self.projection is not None:
-            x_TH = self.projection(x_TH)
+        attend = self.attend
+        if self.bias is not None:
+            attend = partial(attend_by_length, bias=self.bias(tokens.longest))
+        x_TH = self.embeddings(tokens)
         for layer in self.layers[:-1]:
-            x_TH = layer(x_TH, tokens, self.attend)
-        last = cast(Layer, self.layers[-1])
-        x_BH = last.first_tokens(x_TH, tokens, self.attend)
+            x_TH = layer(x_TH, tokens, attend)
+        last: Any = self.layers[-1]
+        x_BH = last.pooled(x_TH, tokens, attend)
         return cast(Tensor, self.head(x_BH.float()))
+
+    @property
+    def takes_varlen(self) -> bool:
+        """Whether `attend_varlen` can serve it: the kernel adds no bias to the scores."""
+        return self.bias is None
 
     def run(self, encoded: Encoded, rows: np.ndarray, *, device: torch.device) -> Tensor:
         """Logits of some rows, float32 of shape (B, C), on ``device``, where the weights are."""
@@ -157,8 +158,10 @@ def plain_logits(
 def check_rows(model: PreTrainedModel) -> Encoded:
     """Rows to check a forward pass on: of uneven lengths, all kinds of ids, always the same."""
     config = model.config
-    longest = int(getattr(config, "max_position_embeddings", 32)) - 2 - (config.pad_token_id or 0)
-    lengths = np.minimum(CHECKED_LENGTHS, max(longest, 1))
+    lengths = np.array(CHECKED_LENGTHS)
+    if far := reach(config):
+        lengths = np.append(lengths, far + lengths[-1])
+    lengths = np.minimum(lengths, num_positions(config) or lengths.max())
     chance = np.random.default_rng(0)
     num_tokens = int(lengths.sum())
     return Encoded(
@@ -186,6 +189,11 @@ def is_packable(config: PretrainedConfig) -> bool:
         config.model_type in FAMILIES
         and getattr(config, "position_embedding_type", "absolute") == "absolute"
     )
+
+
+def takes_onnx(config: PretrainedConfig) -> bool:
+    """Whether a model that `is_packable` can be written as an ONNX graph."""
+    return is_packable(config) and config.model_type in ONNX_FAMILIES
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:

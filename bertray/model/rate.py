@@ -16,7 +16,8 @@ def forward_flops(config: PretrainedConfig, lengths: np.ndarray) -> float:
 
     A token of a row of n tokens takes, per layer, two for each weight of the four projections of
     width h and of the two of the feed-forward network, h x i, and 4 n h for the attention scores
-    and their sums: for BERT-base 169.9 M + 36,864 n over its twelve layers.
+    and their sums: for BERT-base 169.9 M + 36,864 n over its twelve layers. A gated feed-forward
+    network has a third matrix; a window of w tokens to either side leaves 2 w + 1 of the n.
 
     Args:
         config: of the model.
@@ -24,9 +25,14 @@ def forward_flops(config: PretrainedConfig, lengths: np.ndarray) -> float:
     """
     layers, width = int(config.num_hidden_layers), int(config.hidden_size)
     inner = int(getattr(config, "intermediate_size", 0) or getattr(config, "hidden_dim", 4 * width))
-    per_token = layers * 2 * (4 * width * width + 2 * width * inner)
+    is_gated = config.model_type == "modernbert"
+    per_token = layers * 2 * (4 * width * width + (3 if is_gated else 2) * width * inner)
     tokens = lengths.astype(np.float64)
-    return float((per_token * tokens + layers * 4 * width * tokens**2).sum())
+    num_sliding = (getattr(config, "layer_types", None) or []).count("sliding_attention")
+    seen = (layers - num_sliding) * tokens
+    if num_sliding:
+        seen += num_sliding * np.minimum(tokens, 2 * config.sliding_window + 1)
+    return float((tokens * (per_token + 4 * width * seen)).sum())
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -7,8 +7,8 @@ from typing import Literal
 from bertray.errors import ConfigError
 from bertray.model.backend import Device, Dtype
 from bertray.model.bundle import Bundle, num_positions, read_config
-from bertray.model.families import FAMILIES
-from bertray.model.packed import is_packable
+from bertray.model.families import ONNX_FAMILIES
+from bertray.model.packed import takes_onnx
 
 BackendName = Literal["torch", "onnx"]
 
@@ -66,16 +66,17 @@ def resolve_settings(
         raise ConfigError(f"model.max_length={max_length}: {bundle.source} takes {most} at most")
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
-    takes_onnx = device == "cpu" and dtype in ("float32", "int8") and is_packable(config)
+    fits_onnx = device == "cpu" and dtype in ("float32", "int8") and takes_onnx(config)
     if backend == "auto":
         installed = all(find_spec(name) is not None for name in ("onnx", "onnxruntime"))
-        wanted = dtype == "int8" or (takes_onnx and installed)
+        wanted = dtype == "int8" or (fits_onnx and installed)
         backend = "onnx" if wanted else "torch"
-    if backend == "onnx" and not takes_onnx:
+    if backend == "onnx" and not fits_onnx:
+        instead = "set model.backend=torch" + " and model.dtype=float32" * (dtype == "int8")
         raise ConfigError(
             f"model.backend=onnx, model.dtype={dtype}: ONNX Runtime computes float32 or int8, on "
-            f"CPUs, for {', '.join(sorted(FAMILIES))}; {bundle.source} is {config.model_type} and "
-            f"the device {device}; set model.backend=torch"
+            f"CPUs, for {', '.join(sorted(ONNX_FAMILIES))}; {bundle.source} is "
+            f"{config.model_type} and the device {device}; {instead}"
         )
     if backend == "torch" and dtype == "int8":
         raise ConfigError("model.dtype=int8 needs ONNX Runtime; set model.backend=onnx")

@@ -16,6 +16,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    ModernBertConfig,
     MPNetConfig,
     RobertaConfig,
     XLMRobertaConfig,
@@ -45,6 +46,7 @@ PACKED = {
     "camembert": CamembertConfig(**COMMON),
     "electra": ElectraConfig(**COMMON, embedding_size=32),
     "electra-projected": ElectraConfig(**COMMON, embedding_size=16),
+    "mpnet": MPNetConfig(**COMMON),
     "albert": AlbertConfig(**COMMON, embedding_size=16),
     "albert-grouped": AlbertConfig(
         **{**COMMON, "num_hidden_layers": 4},
@@ -53,7 +55,32 @@ PACKED = {
         inner_group_num=2,
     ),
 }
-PLAIN = {"mpnet": MPNetConfig(**COMMON), "deberta-v2": DebertaV2Config(**COMMON)}
+# In float32 as in the families above; the windows of 4 tokens to a side hide most of a long row.
+MODERN = {
+    **COMMON,
+    "num_hidden_layers": 4,
+    "max_position_embeddings": 64,
+    "initializer_cutoff_factor": 3.0,
+    "local_attention": 8,
+    "pad_token_id": 0,
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 2),
+}
+SLIDING_LAST = ["full_attention", "sliding_attention", "sliding_attention"]
+TORCH_ONLY = {
+    "modernbert": ModernBertConfig(**MODERN),
+    "modernbert-mean": ModernBertConfig(**MODERN, classifier_pooling="mean"),
+    "modernbert-sliding-last": ModernBertConfig(
+        **{**MODERN, "num_hidden_layers": 3}, layer_types=SLIDING_LAST
+    ),
+    "modernbert-sliding-last-mean": ModernBertConfig(
+        **{**MODERN, "num_hidden_layers": 3}, layer_types=SLIDING_LAST, classifier_pooling="mean"
+    ),
+    "modernbert-biased": ModernBertConfig(
+        **MODERN, attention_bias=True, mlp_bias=True, norm_bias=True, classifier_bias=True
+    ),
+}
+PACKED |= TORCH_ONLY
+PLAIN = {"deberta-v2": DebertaV2Config(**COMMON)}
 
 
 @pytest.fixture(params=PACKED)
@@ -72,8 +99,8 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def is_packed(family: str) -> bool:
-    return family in PACKED
+def takes_onnx(family: str) -> bool:
+    return family in PACKED and family not in TORCH_ONLY
 
 
 @pytest.fixture(scope="session")

@@ -58,9 +58,9 @@ def random_texts(count, *, seed=0, longest=40):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_probabilities_are_hugging_faces_row_by_row(make_bundle, family, is_packed, backend):
+def test_probabilities_are_hugging_faces_row_by_row(make_bundle, family, takes_onnx, backend):
     bundle = make_bundle(family)
-    if not is_packed and backend == "onnx":
+    if not takes_onnx and backend == "onnx":
         with pytest.raises(ConfigError, match=r"model\.backend=torch"):
             make_engine(bundle, backend=backend)
         return
@@ -269,13 +269,13 @@ def test_a_row_that_is_not_finite_is_the_only_one_lost(bundle, monkeypatch):
     made = faulty(monkeypatch)
     engine = make_engine(bundle, backend="torch")
     with torch.no_grad():
-        made[0].backend._packed.words.weight[AWFUL] = float("nan")
+        made[0].backend._packed.embeddings.words.weight[AWFUL] = float("nan")
     found = engine.predict(["good film", "awful film", "bad"])
     assert found.status == (OK, NOT_FINITE, OK)
     assert np.isnan(found.probabilities[1]).all()
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "distilbert", "mpnet"])
 def test_int8_stays_near_and_is_verified_on_a_sample(make_bundle, family):
     bundle = make_bundle(family)
     texts = random_texts(100)
@@ -316,6 +316,17 @@ def test_what_is_left_to_us_is_resolved_in_the_open(bundle, monkeypatch):
     assert resolve_settings(bundle, device="cpu", dtype="int8").backend == "onnx"
     monkeypatch.setattr(settings_module, "find_spec", lambda name: None)
     assert resolve_settings(bundle, device="cpu").backend == "torch"
+
+
+@pytest.mark.parametrize("family", ["modernbert", "deberta-v2"])
+def test_a_family_without_a_graph_is_computed_by_torch(make_bundle, family):
+    bundle = make_bundle(family)
+    assert resolve_settings(bundle, device="cpu").backend == "torch"
+    with pytest.raises(ConfigError, match=rf"{family}.*set model\.backend=torch$") as refused:
+        resolve_settings(bundle, device="cpu", backend="onnx")
+    assert "mpnet" in str(refused.value)
+    with pytest.raises(ConfigError, match=r"model\.backend=torch and model\.dtype=float32"):
+        resolve_settings(bundle, device="cpu", dtype="int8")
 
 
 @pytest.mark.parametrize(

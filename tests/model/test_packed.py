@@ -1,10 +1,14 @@
 import logging
+from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertConfig, ModernBertConfig, MPNetConfig
 
 from bertray.model import layer, packed
 from bertray.model.bundle import load_model
@@ -24,9 +28,16 @@ def random_rows(model, lengths, *, seed=0):
         token_type_ids=chance.integers(
             0, max(1, getattr(model.config, "type_vocab_size", 1)), num_tokens, dtype=np.int8
         )
-        if model.config.model_type != "distilbert"
+        if model.config.model_type not in ("distilbert", "modernbert", "mpnet")
         else None,
     )
+
+
+@cache
+def loaded(bundle):
+    """The model, and its forward pass without padding."""
+    model = load_model(bundle)
+    return model, pack(model)
 
 
 def test_packed_numbers_are_hugging_faces(make_bundle, packed_family):
@@ -43,11 +54,11 @@ def test_packed_numbers_are_hugging_faces(make_bundle, packed_family):
         torch.testing.assert_close(found[at], alone, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert", "modernbert-mean"])
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=12), seed=st.integers(0, 9))
 @settings(deadline=None, max_examples=30)
-def test_a_row_has_the_same_logits_in_any_batch(make_bundle, lengths, seed):
-    model = load_model(make_bundle("bert"))
-    forward = pack(model)
+def test_a_row_has_the_same_logits_in_any_batch(make_bundle, family, lengths, seed):
+    model, forward = loaded(make_bundle(family))
     encoded = random_rows(model, lengths, seed=seed)
     with torch.inference_mode():
         together = forward.run(encoded, np.arange(len(lengths)), device=CPU)
@@ -70,8 +81,8 @@ def test_a_model_whose_packed_numbers_differ_takes_the_padded_path(
 
 def _forgets_a_layer(family):
     def parts(model):
-        layers, projection, head = family(model)
-        return layers[1:], projection, head
+        whole = family(model)
+        return replace(whole, layers=whole.layers[1:])
 
     return parts
 
@@ -87,41 +98,119 @@ def test_a_padding_token_in_a_text_is_counted_as_hugging_face_counts(make_bundle
     assert position_ids(encoded, 1).tolist() == [*wanted[0], *wanted[1]]
 
 
-def test_varlen_attention_gets_what_the_reference_gets(make_bundle, monkeypatch):
+@pytest.mark.parametrize(
+    "family",
+    ["bert", "modernbert", "modernbert-mean", "modernbert-sliding-last"],
+)
+def test_varlen_attention_gets_what_the_reference_gets(make_bundle, monkeypatch, family):
     """The call for CUDA, with the kernel replaced by its definition."""
+    windows = set()
 
-    def kernel(queries, keys, values, query_ends, key_ends, longest_query, longest_key):
+    def kernel(
+        queries,
+        keys,
+        values,
+        query_ends,
+        key_ends,
+        longest_query,
+        longest_key,
+        *,
+        window_size=(-1, -1),
+    ):
         assert longest_query == int(query_ends.diff().max())
         assert longest_key == int(key_ends.diff().max())
         assert query_ends.dtype == key_ends.dtype == torch.int32
+        windows.add(window_size)
         contexts = []
         for row in range(len(key_ends) - 1):
             query = queries[query_ends[row] : query_ends[row + 1]].transpose(0, 1)
             key = keys[key_ends[row] : key_ends[row + 1]].transpose(0, 1)
             value = values[key_ends[row] : key_ends[row + 1]].transpose(0, 1)
             scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
+            if window_size != (-1, -1):  # around the diagonal that ends in the last of both
+                num_queries, num_keys = scores.shape[1:]
+                places = torch.arange(num_queries)[:, None] + num_keys - num_queries
+                right = torch.arange(num_keys) - places
+                hidden = (right < -window_size[0]) | (right > window_size[1])
+                scores = scores.masked_fill(hidden, -torch.inf)
             contexts.append((scores.softmax(-1) @ value).transpose(0, 1))
         return torch.cat(contexts)
 
     varlen = pytest.importorskip("torch.nn.attention.varlen")
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
-    model = load_model(make_bundle("bert"))
+    model = load_model(make_bundle(family))
     forward = pack(model)
-    encoded, rows = check_rows(model), np.arange(8)
+    assert forward.takes_varlen
+    encoded = check_rows(model)
+    rows = np.arange(len(encoded))
     with torch.inference_mode():
         wanted = forward.run(encoded, rows, device=CPU)
         forward.attend = layer.attend_varlen
         found = forward.run(encoded, rows, device=CPU)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert windows == ({(-1, -1)} if family == "bert" else {(-1, -1), (4, 4)})
 
 
-def test_half_precision_keeps_the_head_in_full(make_bundle):
-    forward = pack(load_model(make_bundle("bert"))).lower(torch.bfloat16)
-    assert forward.words.weight.dtype == torch.bfloat16
-    assert {parameter.dtype for parameter in forward.head.parameters()} == {torch.float32}
-    encoded = check_rows(load_model(make_bundle("bert")))
+def test_a_model_with_a_bias_never_takes_the_kernel_that_has_none(make_bundle, monkeypatch):
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    monkeypatch.setattr(varlen, "varlen_attn", lambda *_, **__: pytest.fail("called"))
+    model = load_model(make_bundle("mpnet"))
+    forward = pack(model)
+    assert not forward.takes_varlen
+    forward.attend = layer.attend_varlen
+    encoded = check_rows(model)
+    rows = np.arange(len(encoded))
     with torch.inference_mode():
-        logits = forward.run(encoded, np.arange(8), device=CPU)
+        found = forward.run(encoded, rows, device=CPU)
+    torch.testing.assert_close(found, plain_logits(model, encoded, rows), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "reach"),
+    [
+        (BertConfig(), 0),
+        (MPNetConfig(), 128),
+        (ModernBertConfig(), 64),
+        (ModernBertConfig(local_attention=600), 300),
+    ],
+)
+def test_a_model_is_checked_on_a_row_that_reaches_farther_than_its_windows(config, reach):
+    lengths = check_rows(SimpleNamespace(config=config)).lengths
+    assert lengths.max() > max(reach + 1, 20)
+    assert lengths.min() == 1
+
+
+def test_a_window_that_is_off_by_one_is_found_when_a_model_loads(make_bundle, monkeypatch, caplog):
+    whole = packed.FAMILIES["modernbert"]
+
+    def off_by_one(model):
+        parts = whole(model)
+        for part in parts.layers:
+            if part.attention.window is not None:
+                part.attention.window += 1
+        return parts
+
+    monkeypatch.setitem(packed.FAMILIES, "modernbert", off_by_one)
+    assert pack(load_model(make_bundle("modernbert"))) is None
+    assert "gives other numbers" in caplog.text
+
+
+def test_rotary_embeddings_of_another_kind_take_the_padded_path(make_bundle):
+    model = load_model(make_bundle("modernbert"))
+    model.config.rope_parameters["full_attention"]["rope_type"] = "yarn"
+    assert pack(model) is None
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert", "modernbert-mean"])
+def test_half_precision_keeps_the_head_in_full(make_bundle, family):
+    model = load_model(make_bundle(family))
+    forward = pack(model).lower(torch.bfloat16)
+    assert forward.embeddings.words.weight.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in forward.head.parameters()} == {torch.float32}
+    encoded = check_rows(model)
+    rows = np.arange(len(encoded))
+    with torch.inference_mode():
+        logits = forward.run(encoded, rows, device=CPU)
     assert logits.dtype == torch.float32
-    wanted = plain_logits(load_model(make_bundle("bert")), encoded, np.arange(8))
+    wanted = plain_logits(load_model(make_bundle(family)), encoded, rows)
     torch.testing.assert_close(logits.softmax(-1), wanted.softmax(-1), atol=0.05, rtol=0)
