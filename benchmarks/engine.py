@@ -56,7 +56,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
-    names = ("torch", "transformers", "tokenizers", "onnxruntime", "nanotoken")
+    names = ("torch", "transformers", "tokenizers", "onnxruntime", "nanotoken", "gigatoken")
     print(f"{processor()}, {options.threads} threads; ", end="")
     print(", ".join(f"{name} {version(name)}" for name in names))
     texts = {"short": read_texts(options.short), "long": read_texts(options.long)}

@@ -11,7 +11,7 @@ from bertray.config import ScoreConfig
 from bertray.errors import BertrayError
 
 PACKAGES = ("ray", "torch", "transformers", "tokenizers", "pyarrow", "s3fs", "numpy")
-OPTIONAL = ("nanotoken", "onnxruntime", "gcsfs", "adlfs")
+OPTIONAL = ("nanotoken", "gigatoken", "onnxruntime", "gcsfs", "adlfs")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Texts to token ids, exactly as the model's own Hugging Face tokenizer makes them.
 
-`Encoder` takes a faster way where there is one (`bertray.text.wordpiece`), for as long as both say
-the same.
+`Encoder` takes a faster way where there is one (`bertray.text.wordpiece`, `bertray.text.bytebpe`),
+for as long as both say the same.
 """
 
 import logging
@@ -16,11 +16,13 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from bertray.text.bytebpe import bytebpe_tokens
 from bertray.text.columns import Texts, as_column
 from bertray.text.heads import splits_at_spaces, take_heads
+from bertray.text.layout import Layout
 from bertray.text.probes import probes
 from bertray.text.ragged import Encoded, concatenate, offsets_of, pad, take
-from bertray.text.wordpiece import WordPiece
+from bertray.text.wordpiece import wordpiece_tokens
 
 __all__ = ["Encoded", "Encoder", "pad"]
 
@@ -38,6 +40,8 @@ ROWS_PER_SAMPLE = 256
 SAMPLED_BYTES = 20_000  # not on longer rows, which would cost more than they tell
 
 _Tokenize = Callable[[list[str], list[str] | None], Encoded]
+
+_FASTER = {"nanotoken": wordpiece_tokens, "gigatoken": bytebpe_tokens}  # by the library
 
 
 class Encoder:
@@ -68,16 +72,17 @@ class Encoder:
         else:
             self._reference = partial(_call, tokenizer, max_length=max_length, dtype=dtype)
         self._odd_pair_room = (max_length - tokenizer.num_special_tokens_to_add(pair=True)) % 2 == 1
-        self._fast: WordPiece | None = None
-        if fast:
+        self._fast: _Tokenize | None = None
+        self._library = ""
+        for library, load in _FASTER.items() if fast else ():
             try:
-                self._fast = WordPiece(
-                    tokenizer, max_length=max_length, dtype=dtype, parallel=parallel
-                )
+                tokens_of = load(tokenizer, parallel=parallel)
+                self._fast = Layout(tokenizer, tokens_of, max_length=max_length, dtype=dtype)
+                self._library = library
             except ImportError:
-                logger.info("nanotoken is not installed; tokenizing with Hugging Face's tokenizers")
+                logger.info("%s is not installed; Hugging Face tokenizes, slower", library)
             except ValueError as error:
-                logger.debug("no faster tokenizer: %s", error)
+                logger.debug("%s does not tokenize for this model: %s", library, error)
         texts = as_column(probes(tokenizer))
         for columns in ([texts], [texts, texts[::-1]]):
             if self._fast is not None:
@@ -142,8 +147,9 @@ class Encoder:
             return True
         self._fast = None
         logger.warning(
-            "nanotoken and this model's own tokenizer differ on a text; going on with the latter, "
-            "which is slower. Please report it with the model's name."
+            "%s and this model's own tokenizer differ on a text; going on with the latter, "
+            "which is slower. Please report it with the model's name.",
+            self._library,
         )
         return False
 

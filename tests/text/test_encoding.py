@@ -1,25 +1,37 @@
 import logging
+import sys
 import tracemalloc
 from functools import cache
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bertray.text import encoding
 from bertray.text.columns import as_column
-from bertray.text.encoding import Encoder
+from bertray.text.encoding import Encoded, Encoder
 from bertray.text.heads import splits_at_spaces, take_heads
+from bertray.text.layout import longest_first
 from bertray.text.probes import probes
 from bertray.text.ragged import pad
-from bertray.text.wordpiece import WordPiece, longest_first
 
 PIECES = "good bad film the was very n't caf cafe unit ##s ##ly ##e ##a , . ! ' -".split()
+LICENSE = Path(__file__).parents[2] / "LICENSE"  # English enough to learn merges from
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
 
 
@@ -31,14 +43,40 @@ def wordpiece(classifier_folder):
 @pytest.fixture(scope="module")
 def roberta():
     """A byte-level BPE tokenizer, laid out as RoBERTa's."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    vocabulary = {piece: index for index, piece in enumerate([*special, *alphabet, "th", "the"])}
-    backend = Tokenizer(models.BPE(vocabulary, [("t", "h"), ("th", "e")], unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
+    backend = _byte_level_bpe(["<s>", "<pad>", "</s>", "<unk>"])
     backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    backend.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
     return _fast(backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"])
+
+
+@pytest.fixture(scope="module")
+def modernbert():
+    """Another, laid out as ModernBERT's, with its tokens for runs of spaces; it has segments."""
+    backend = _byte_level_bpe(["[CLS]", "[SEP]", "[UNK]", "[PAD]", "|||IP_ADDRESS|||"])
+    backend.normalizer = normalizers.NFC()
+    backend.add_tokens([AddedToken(" " * count, normalized=True) for count in range(8, 1, -1)])
+    backend.add_special_tokens([AddedToken("[MASK]", lstrip=True, normalized=False)])
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 0), ("[SEP]", 1)],
+    )
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    return _fast(backend, pad="[PAD]", unk="[UNK]", names=names)
+
+
+def _byte_level_bpe(special, *, add_prefix_space=False):
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=800,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([LICENSE.read_text()], trainer)
+    return backend
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +101,14 @@ def _fast(backend, *, pad, unk, names):
     return tokenizer
 
 
-@pytest.fixture(scope="module", params=["wordpiece", "roberta", "unigram"])
+@pytest.fixture(scope="module", params=["wordpiece", "roberta", "modernbert", "unigram"])
 def tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module", params=["wordpiece", "roberta", "modernbert"])
+def faster(request):
+    """A tokenizer for which there is a faster one."""
     return request.getfixturevalue(request.param)
 
 
@@ -101,9 +145,12 @@ def test_ids_are_those_of_hugging_face(tokenizer, fast, max_length):
     assert_as_hugging_face(found, tokenizer, texts, pairs, max_length=max_length)
 
 
-text_st = st.text(max_size=40) | st.text(
-    alphabet="the film.\u00e9\u0301 \u4e2d\n[SEP]", max_size=60
-)
+# Words, and what separates or surrounds them, so that boundaries lie where they might hurt.
+PARTS = ["the", "film", " ", "  ", "\n", "\u00a0", "\u3000", "!", "'s", "\u00e9", "\u0301", "9"]
+ODD_PARTS = ["\x1c", "\u200b", "\u4e2d", "[SEP]", "<mask>", "\u0e20\u0e32", "x" * 30, "_"]
+text_st = st.text(max_size=40) | st.lists(
+    st.sampled_from([*PARTS, *ODD_PARTS, "[MASK]", "</s>", "    ", "\U0001f44d"]), max_size=30
+).map("".join)
 pair_st = st.tuples(text_st, text_st)
 
 
@@ -112,22 +159,64 @@ pair_st = st.tuples(text_st, text_st)
     max_length=st.sampled_from([5, 8, 13, 30]),
 )
 @settings(deadline=None, max_examples=40)
-def test_wordpiece_ids_are_those_of_hugging_face_on_any_text(wordpiece, rows, max_length):
-    encoder = encoder_of(wordpiece, max_length=max_length)
+def test_ids_of_a_faster_tokenizer_are_those_of_hugging_face_on_any_text(faster, rows, max_length):
+    encoder = encoder_of(faster, max_length=max_length)
     assert encoder.is_fast
     texts, pairs = (list(side) for side in zip(*rows, strict=True))
-    assert_as_hugging_face(encoder(texts), wordpiece, texts, max_length=max_length)
-    assert_as_hugging_face(encoder(texts, pairs), wordpiece, texts, pairs, max_length=max_length)
+    assert_as_hugging_face(encoder(texts), faster, texts, max_length=max_length)
+    assert_as_hugging_face(encoder(texts, pairs), faster, texts, pairs, max_length=max_length)
+    assert encoder.is_fast
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_the_side_that_is_cut_is_the_tokenizers(classifier_folder, side):
-    tokenizer = AutoTokenizer.from_pretrained(classifier_folder, truncation_side=side)
+def test_the_side_that_is_cut_is_the_tokenizers(faster, side, tmp_path):
+    faster.save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path, truncation_side=side)
     encoder = Encoder(tokenizer, max_length=9)
     assert encoder.is_fast
     texts, pairs = ["the good bad film was", "good"] * 3, ["bad " * 9, "the film was very good"] * 3
     assert_as_hugging_face(encoder(texts), tokenizer, texts, max_length=9)
     assert_as_hugging_face(encoder(texts, pairs), tokenizer, texts, pairs, max_length=9)
+
+
+def test_byte_level_bpe_puts_a_space_first_where_the_tokenizer_does():
+    backend = _byte_level_bpe(["<pad>", "<unk>"], add_prefix_space=True)
+    tokenizer = _fast(backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"])
+    encoder = Encoder(tokenizer, max_length=12)
+    assert encoder.is_fast
+    assert_as_hugging_face(encoder(TEXTS), tokenizer, TEXTS, max_length=12)
+
+
+def test_added_tokens_that_take_in_spaces_or_are_whole_words_are_found_where_hugging_face_does():
+    backend = _byte_level_bpe(["<pad>", "<unk>"])
+    backend.add_tokens([AddedToken("  "), AddedToken("film", single_word=True)])
+    backend.add_special_tokens([AddedToken("@", lstrip=True, rstrip=True, normalized=False)])
+    tokenizer = _fast(backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"])
+    encoder = Encoder(tokenizer, max_length=30)
+    assert encoder.is_fast
+    texts = ["a film of films", "the  @  film", " @ @@ \n@", "filmed film,films  @film"]
+    assert_as_hugging_face(encoder(texts), tokenizer, texts, max_length=30)
+
+
+def test_what_a_tokenizer_was_last_used_with_does_not_count(faster):
+    faster(TEXTS, truncation=True, padding="max_length", max_length=4)
+    encoder = Encoder(faster, max_length=12)
+    assert encoder.is_fast
+    assert_as_hugging_face(encoder(TEXTS), faster, TEXTS, max_length=12)
+
+
+@pytest.mark.parametrize("part", ["dropout", "special tokens as text", "characters"])
+def test_what_the_faster_bpe_passes_over_goes_to_hugging_face_without_a_warning(part, caplog):
+    backend = _byte_level_bpe(["<pad>", "<unk>"])
+    if part == "dropout":
+        backend.model.dropout = 0.1
+    elif part == "characters":
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = _fast(backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"])
+    tokenizer.split_special_tokens = part == "special tokens as text"
+    with caplog.at_level(logging.WARNING):
+        assert not Encoder(tokenizer, max_length=12).is_fast
+    assert not caplog.records
 
 
 @given(counts=st.tuples(st.integers(0, 30), st.integers(0, 30)), room=st.integers(1, 25))
@@ -151,9 +240,6 @@ def test_no_rows_give_no_tokens(tokenizer):
     assert len(encoded.input_ids) == 0
 
 
-# Words, and what separates or surrounds them, so that boundaries lie where they might hurt.
-PARTS = ["the", "film", " ", "  ", "\n", "\u00a0", "\u3000", "!", "'s", "\u00e9", "\u0301", "9"]
-ODD_PARTS = ["\x1c", "\u200b", "\u4e2d", "[SEP]", "<mask>", "\u0e20\u0e32", "x" * 30, "_"]
 long_st = st.lists(st.sampled_from([*PARTS, *PARTS, *ODD_PARTS]), max_size=80).map("".join)
 
 
@@ -201,48 +287,60 @@ def test_a_text_of_many_megabytes_costs_little(wordpiece):
 
 
 def test_a_fast_tokenizer_that_differs_on_load_is_left_with_one_warning(
-    wordpiece, monkeypatch, caplog
+    faster, monkeypatch, caplog
 ):
-    _break_fast(monkeypatch, when=lambda texts: True)
+    _break_fast(monkeypatch, when=lambda text: True)
     with caplog.at_level(logging.WARNING):
-        encoder = Encoder(wordpiece, max_length=16)
+        encoder = Encoder(faster, max_length=16)
         encoded = encoder(TEXTS)
     assert not encoder.is_fast
     assert len(caplog.records) == 1
-    assert_as_hugging_face(encoded, wordpiece, TEXTS, max_length=16)
+    assert_as_hugging_face(encoded, faster, TEXTS, max_length=16)
 
 
 def test_a_fast_tokenizer_that_differs_on_real_rows_is_left_for_the_whole_block(
-    wordpiece, monkeypatch, caplog
+    faster, monkeypatch, caplog
 ):
-    _break_fast(monkeypatch, when=lambda texts: "the last straw \u00e9" in texts)
-    encoder = Encoder(wordpiece, max_length=16)
+    _break_fast(monkeypatch, when=lambda text: text == "the last straw \u00e9")
+    encoder = Encoder(faster, max_length=16)
     assert encoder.is_fast
     texts = [*["the film"] * 1000, "the last straw \u00e9", *["was good"] * 1000]
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert_as_hugging_face(encoder(texts), wordpiece, texts, max_length=16)
+            assert_as_hugging_face(encoder(texts), faster, texts, max_length=16)
     assert not encoder.is_fast
     assert len(caplog.records) == 1
 
 
 def _break_fast(monkeypatch, *, when):
-    class Broken(WordPiece):
-        def __call__(self, texts, pairs=None):
-            encoded = super().__call__(texts, pairs)
-            if when(texts):
-                for row in np.flatnonzero([when([text]) for text in texts]):
-                    encoded.input_ids[encoded.offsets[row]] += 1
-            return encoded
+    """Have the faster tokenizers get one token wrong of each text that ``when`` says."""
 
-    monkeypatch.setattr(encoding, "WordPiece", Broken)
+    def breaking(load):
+        def load_broken(tokenizer, *, parallel):
+            tokens_of = load(tokenizer, parallel=parallel)
+
+            def broken(texts, max_tokens):
+                encoded = tokens_of(texts, max_tokens)
+                rows = [row for row, text in enumerate(texts) if when(text)]
+                starts = encoded.offsets[rows][encoded.lengths[rows] > 0]
+                ids = encoded.input_ids.copy()
+                ids[starts] += 1
+                return Encoded(ids, encoded.offsets, None)
+
+            return broken
+
+        return load_broken
+
+    libraries = {library: breaking(load) for library, load in encoding._FASTER.items()}
+    monkeypatch.setattr(encoding, "_FASTER", libraries)
 
 
-def test_without_the_extra_the_models_own_tokenizer_does_it(wordpiece, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "nanotoken", None)
-    encoder = Encoder(wordpiece, max_length=16)
+def test_without_the_extra_the_models_own_tokenizer_does_it(faster, monkeypatch):
+    for library in ("nanotoken", "gigatoken"):
+        monkeypatch.setitem(sys.modules, library, None)
+    encoder = Encoder(faster, max_length=16)
     assert not encoder.is_fast
-    assert_as_hugging_face(encoder(TEXTS), wordpiece, TEXTS, max_length=16)
+    assert_as_hugging_face(encoder(TEXTS), faster, TEXTS, max_length=16)
 
 
 def test_padding_fills_the_right_and_masks_it():
