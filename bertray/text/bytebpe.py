@@ -39,7 +39,7 @@ def bytebpe_tokens(tokenizer: PreTrainedTokenizerBase, *, parallel: bool) -> Tok
     import gigatoken
 
     try:
-        fast = gigatoken.Tokenizer.from_json(backend.to_str()).backend
+        fast = gigatoken.Tokenizer.from_json(json.dumps({**parts, "normalizer": None})).backend
     except RuntimeError as error:
         raise ValueError(str(error)) from error
     # It looks for added tokens in another order, so one that takes in the spaces beside it loses
@@ -51,8 +51,18 @@ def bytebpe_tokens(tokenizer: PreTrainedTokenizerBase, *, parallel: bool) -> Tok
     ]
     is_contested = re.compile("|".join(contested) or r"(?!)").search
 
+    # The two know NFC of different versions of Unicode. A text that is NFC already, as Hugging Face
+    # sees it, is so in all its parts.
+    normalizer = backend.normalizer
+
+    def is_normal(text: str) -> bool:
+        return normalizer is None or text.isascii() or normalizer.normalize_str(text) == text
+
+    if not all(is_normal(token["content"]) for token in parts["added_tokens"]):
+        raise ValueError("an added token is not NFC")
+
     def encode(text: str) -> np.ndarray:
-        if is_contested(text):
+        if is_contested(text) or not is_normal(text):
             return np.array(backend.encode(text, add_special_tokens=False).ids, np.uint32)
         ids: np.ndarray = fast.encode(text)
         return ids
@@ -67,7 +77,9 @@ def bytebpe_tokens(tokenizer: PreTrainedTokenizerBase, *, parallel: bool) -> Tok
 
 
 def _is_known(parts: dict[str, Any]) -> bool:
-    """Whether the tokenizer is byte-level, and has none of the parts that gigatoken passes over."""
+    """Whether the tokenizer is byte-level, and has no part that is passed over here."""
+    if parts["normalizer"] not in (None, {"type": "NFC"}):
+        return False
     step = parts["pre_tokenizer"] or {"type": None}
     steps = step["pretokenizers"] if step["type"] == "Sequence" else [step]
     ignored = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")

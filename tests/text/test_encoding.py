@@ -198,6 +198,13 @@ def test_added_tokens_that_take_in_spaces_or_are_whole_words_are_found_where_hug
     assert_as_hugging_face(encoder(texts), tokenizer, texts, max_length=30)
 
 
+def test_marks_of_a_newer_unicode_stay_in_the_order_that_hugging_face_gives_them(modernbert):
+    encoder = Encoder(modernbert, max_length=40)
+    texts = ["o\u1ae7\u0327k", "\u2c81\u035f\u1accx", "cafe\u0301s", "caf\u00e9s"]
+    assert_as_hugging_face(encoder(texts), modernbert, texts, max_length=40)
+    assert encoder.is_fast
+
+
 def test_what_a_tokenizer_was_last_used_with_does_not_count(faster):
     faster(TEXTS, truncation=True, padding="max_length", max_length=4)
     encoder = Encoder(faster, max_length=12)
