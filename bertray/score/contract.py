@@ -14,8 +14,9 @@ from bertray import storage
 from bertray.config import ScoreConfig, dump_config
 from bertray.errors import BertrayError, OutputError
 from bertray.model.bundle import Bundle
-from bertray.score.plan import Plan, outdated_outputs
-from bertray.score.sink import Receipt
+from bertray.score.commits import Digests, Receipt
+from bertray.score.plan import Split
+from bertray.score.standing import Standing
 
 SCHEMA_VERSION = 1
 CONTRACT, CONFIG, MANIFEST, SUCCESS = (
@@ -24,6 +25,8 @@ CONTRACT, CONFIG, MANIFEST, SUCCESS = (
     "_manifest.json",
     "_SUCCESS",
 )
+# Where the input lies and when a run gives up change no byte of what is written.
+NOT_IN_CONTRACT = {"path", "on_bad_shard", "on_bad_row", "max_bad_share"}
 
 
 @dataclass(frozen=True)
@@ -35,28 +38,36 @@ class Contract:
         model: what the user named, for messages.
         model_digest: of its files.
         settings: those that change what is written.
+        input: where the shards lie.
     """
 
     schema_version: int
     model: str
     model_digest: str
     settings: dict[str, Any]
+    input: str
 
     @property
-    def settings_digest(self) -> str:
-        """Hash of `settings`."""
+    def digests(self) -> Digests:
+        """What the footers of the folder's files say."""
         text = json.dumps(self.settings, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return Digests(self.model_digest, hashlib.sha256(text.encode()).hexdigest())
 
 
 def contract_of(config: ScoreConfig, bundle: Bundle) -> Contract:
     """The contract a run asks for. Where the output lies and who computes it is no part of it."""
     settings = {
         "model": config.model.model_dump(exclude={"path"}),
-        "input": config.input.model_dump(exclude={"path"}),
+        "input": config.input.model_dump(exclude=NOT_IN_CONTRACT),
         "output.prefix": config.output.prefix,
     }
-    return Contract(SCHEMA_VERSION, bundle.source, bundle.digest, json.loads(json.dumps(settings)))
+    return Contract(
+        schema_version=SCHEMA_VERSION,
+        model=bundle.source,
+        model_digest=bundle.digest,
+        settings=json.loads(json.dumps(settings)),
+        input=_plain(config.input.path),
+    )
 
 
 def check_place(output: str, source: str) -> None:
@@ -72,44 +83,76 @@ def check_place(output: str, source: str) -> None:
         )
 
 
-def agree(output: str, contract: Contract, *, replace: bool) -> None:
+def agree(output: str, contract: Contract, standing: Standing, *, replace: bool) -> None:
     """Write the contract into a new folder, or check that the folder has an equal one.
 
     Raises:
-        OutputError: the folder holds something else, or another model's or settings' work, or
-            cannot be reached.
+        OutputError: as `check`.
+    """
+    found = check(output, contract, standing, replace=replace)
+    uri = storage.join(output, CONTRACT)
+    if found is not None and _fits(found, contract, standing):
+        if standing.done and found["input"] != contract.input:  # the same shards, moved
+            storage.put_json(uri, asdict(contract), overwrite=True)
+        return
+    if found is not None:
+        storage.remove(output)
+    if not storage.put_json(uri, asdict(contract)):
+        # Another run was faster: is it of the same kind?
+        check(output, contract, standing, replace=False)
+
+
+def check(output: str, contract: Contract, standing: Standing, *, replace: bool) -> Any | None:
+    """The contract in a folder that may be used; None in a new folder.
+
+    Raises:
+        OutputError: the folder holds something else, or cannot be reached; or it holds another
+            model's, settings' or input's work, which ``replace`` does not give up.
     """
     try:
-        _agree(output, contract, replace=replace)
+        found = storage.get_json(storage.join(output, CONTRACT))
+        empty = found is not None or storage.is_empty(output)
     except BertrayError:
         raise
     except Exception as error:  # each cloud's client has errors of its own
         raise OutputError(f"output.path={output}: cannot be used: {error}") from error
-
-
-def _agree(output: str, contract: Contract, *, replace: bool) -> None:
-    uri = storage.join(output, CONTRACT)
-    found = storage.get_json(uri)
-    if found is None:
-        if not storage.is_empty(output):
-            raise OutputError(
-                f"output.path={output} holds files that bertray did not write (no {CONTRACT}); "
-                "choose an empty or new folder"
-            )
-    elif _same(found, contract):
-        return
-    elif replace:
-        storage.remove(output)
-    else:
+    if not empty:
+        raise OutputError(
+            f"output.path={output} holds files that bertray did not write (no {CONTRACT}); "
+            "choose an empty or new folder"
+        )
+    if found is not None and not replace and not _fits(found, contract, standing):
         raise OutputError(_difference(output, found, contract))
-    if not storage.put_json(uri, asdict(contract)):
-        _agree(output, contract, replace=False)  # another run was faster: is it of the same kind?
+    return found
 
 
-def _same(found: Any, contract: Contract) -> bool:
-    """What the user called the model is for messages alone."""
-    wanted = asdict(contract)
-    return isinstance(found, dict) and found | {"model": contract.model} == wanted
+def read_contract(output: str) -> Contract:
+    """The contract of an output folder.
+
+    Raises:
+        OutputError: there is none, or it is another version's.
+    """
+    found = storage.get_json(storage.join(output, CONTRACT))
+    if found is None:
+        raise OutputError(f"{output}: not an output folder of bertray score (no {CONTRACT})")
+    try:
+        return Contract(**found)
+    except TypeError:
+        raise OutputError(f"{output}: written by another version of bertray") from None
+
+
+def _fits(found: Any, contract: Contract, standing: Standing) -> bool:
+    """Whether a folder's contract is this run's. What the user called the model does not matter.
+
+    Nor does where the shards lie, as long as no other lake's scores are replaced or pruned because
+    names are equal: a lake that moved with its shards as they are shows by those that are done.
+    """
+    if not isinstance(found, dict) or "input" not in found:
+        return False
+    spoken = {"model": contract.model, "input": contract.input}
+    at_stake = standing.stale or standing.outdated or standing.vanished
+    other_lake = found["input"] != contract.input and at_stake and not standing.done
+    return found | spoken == asdict(contract) and not other_lake
 
 
 def begin(output: str, config: ScoreConfig) -> None:
@@ -119,11 +162,23 @@ def begin(output: str, config: ScoreConfig) -> None:
 
 
 def complete(
-    output: str, contract: Contract, plan: Plan, receipts: Iterable[Receipt]
+    output: str,
+    contract: Contract,
+    standing: Standing,
+    receipts: Iterable[Receipt],
+    *,
+    prune: bool = False,
 ) -> list[dict[str, str]]:
     """Write the manifest, and ``_SUCCESS`` if no shard is missing.
 
     The manifest depends on what was scored, not on when or by how many runs.
+
+    Args:
+        output: the folder.
+        contract: whose it is.
+        standing: what was planned.
+        receipts: one of each split.
+        prune: remove the scored files of shards that are gone.
 
     Returns:
         The quarantined shards, each with ``shard`` and ``reason``.
@@ -131,6 +186,7 @@ def complete(
     Raises:
         OutputError: a split has no receipt, or one of another number of rows.
     """
+    plan = standing.plan
     by_split = {receipt.split_id: receipt for receipt in receipts}
     quarantined = [asdict(bad) for bad in plan.bad_shards]
     files = []
@@ -146,27 +202,40 @@ def complete(
                 f"{output}: {split.output} has {receipt.num_rows} rows, {split.shard} has "
                 f"{split.num_rows}; run again"
             )
-        files.append(
-            {"path": split.output, "shard": split.shard, "rows": split.num_rows, "split": split.id}
-        )
-    for path in outdated_outputs(plan, output):
+        files.append(_manifest_line(split))
+    for path in (*standing.outdated, *(standing.vanished if prune else ())):
         storage.remove(storage.join(output, path))
     if quarantined:
         storage.remove(storage.join(output, SUCCESS))
     manifest = {
         "model": contract.model,
         "model_digest": contract.model_digest,
-        "settings_digest": contract.settings_digest,
+        "settings_digest": contract.digests.settings,
         "rows": sum(receipt.num_rows for receipt in by_split.values()),
-        "files": files,
         "quarantined": quarantined,
+        "vanished": [] if prune else list(standing.vanished),
+        "files": files,
     }
+    text = _to_text(manifest)
     uri = storage.join(output, MANIFEST)
-    if storage.get_json(uri) != manifest:
-        storage.put_json(uri, manifest, overwrite=True)
+    if storage.get_bytes(uri) != text:
+        storage.put_bytes(uri, text, overwrite=True)
     if not quarantined:
         storage.put_bytes(storage.join(output, SUCCESS), b"")
     return quarantined
+
+
+def _manifest_line(split: Split) -> dict[str, Any]:
+    """A shard that is one split has its scored twin's name, which is not written twice."""
+    cut = {} if split.shard == split.output else {"shard": split.shard}
+    return {"path": split.output, **cut, "rows": split.num_rows, "split": split.id}
+
+
+def _to_text(manifest: dict[str, Any]) -> bytes:
+    """The manifest as JSON, a line a file."""
+    head = json.dumps({**manifest, "files": []}, indent=2, ensure_ascii=False)
+    lines = ",\n    ".join(json.dumps(file, ensure_ascii=False) for file in manifest["files"])
+    return (head.removesuffix("[]\n}") + f"[\n    {lines}\n  ]\n}}\n").encode()
 
 
 def _difference(output: str, found: Any, wanted: Contract) -> str:
@@ -177,6 +246,11 @@ def _difference(output: str, found: Any, wanted: Contract) -> str:
         what = (
             f"belongs to model {found['model']} (digest {found['model_digest'][:12]}), this run "
             f"has {wanted.model} (digest {wanted.model_digest[:12]})"
+        )
+    elif found["settings"] == wanted.settings:
+        what = (
+            f"holds what was scored from {found['input']}, this run reads {wanted.input} and would "
+            "replace it, for names are equal"
         )
     else:
         old, new = _flat(found["settings"]), _flat(wanted.settings)

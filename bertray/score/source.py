@@ -14,9 +14,9 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from bertray import storage
-from bertray.errors import SchemaError
 from bertray.schema import check_column, check_no_clash, check_text_column
-from bertray.score.plan import Split, one_line
+from bertray.score.ledger import Attempts, TooManyDeathsError
+from bertray.score.plan import Split, one_line, raise_if_outage
 
 # In the metadata of a block's schema: which split it holds, why it could not be read, and what each
 # stage says of its work on it (`add_stats`). The sink takes them off again.
@@ -36,6 +36,7 @@ class Reading:
         columns: columns to pass through; None for all.
         prefix: of the scored columns, which must not clash with those passed through.
         section: of the config that names the columns, for messages.
+        max_bytes: decoded Arrow bytes that one split may take; None for no limit.
     """
 
     text: str
@@ -43,6 +44,7 @@ class Reading:
     columns: tuple[str, ...] | None
     prefix: str
     section: str = "input"
+    max_bytes: int | None = None
 
     def check(self, schema: pa.Schema, where: str) -> None:
         """Raise SchemaError if a shard of this schema cannot be scored."""
@@ -66,10 +68,11 @@ class Reading:
 class SplitSource(Datasource):
     """Reads each split as one block whose schema metadata names the split."""
 
-    def __init__(self, splits: Sequence[Split], reading: Reading) -> None:
+    def __init__(self, splits: Sequence[Split], reading: Reading, attempts: Attempts) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._splits = splits
         self._reading = reading
+        self._attempts = attempts
 
     def estimate_inmemory_data_size(self) -> int:
         """Uncompressed bytes of all splits."""
@@ -82,7 +85,7 @@ class SplitSource(Datasource):
         return [ReadTask(self._task(split), _metadata(split)) for split in self._splits]
 
     def _task(self, split: Split) -> Callable[[], Iterable[pa.Table]]:
-        return partial(_read_block, split, self._reading)
+        return partial(_read_block, split, self._reading, self._attempts)
 
 
 def _metadata(split: Split) -> BlockMetadata:
@@ -91,14 +94,24 @@ def _metadata(split: Split) -> BlockMetadata:
     )
 
 
-def _read_block(split: Split, reading: Reading) -> Iterable[pa.Table]:
+def _read_block(split: Split, reading: Reading, attempts: Attempts) -> Iterable[pa.Table]:
     """A split that cannot be read becomes a block that says why: Ray would stop the whole job."""
+    try:
+        with attempts.one("reading", split.id):
+            block = _readable(split, reading)
+    except TooManyDeathsError as error:
+        block = fault_block(split, one_line(error))
+    yield block
+
+
+def _readable(split: Split, reading: Reading) -> pa.Table:
     start = time.perf_counter()
     try:
         block = read_split(split, reading)
-        yield add_stats(block, {"read_s": time.perf_counter() - start})
-    except (SchemaError, OSError, pa.ArrowException) as error:
-        yield fault_block(split, one_line(error))
+    except Exception as error:  # a hostile file may raise anything
+        raise_if_outage(error, storage.join(split.root, split.shard))
+        return fault_block(split, one_line(error))
+    return add_stats(block, {"read_s": time.perf_counter() - start})
 
 
 def read_split(split: Split, reading: Reading) -> pa.Table:
