@@ -107,7 +107,7 @@ def test_json_that_is_none_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_with_only_our_unfinished_files_is_empty(tmp_path: Path) -> None:
     assert storage.is_empty(str(tmp_path / "new"))
-    touch(tmp_path, ".abc.tmp")
+    touch(tmp_path, f".bertray-{'0' * 32}.tmp")
     assert storage.is_empty(str(tmp_path))
     touch(tmp_path, "theirs")
     assert not storage.is_empty(str(tmp_path))
