@@ -112,7 +112,7 @@ def measure(config: ScoreConfig, root: Path, num_shards: int, num_bytes: int) ->
     show("rerun of the finished job", f"{read.seconds:.1f} s, manifest the same")
 
     outputs = sorted((root / "out").glob("*.parquet"))
-    for path in outputs[:: 100]:
+    for path in outputs[::100]:
         path.unlink()
     with reading() as read:
         job = prepare(config)
@@ -120,7 +120,7 @@ def measure(config: ScoreConfig, root: Path, num_shards: int, num_bytes: int) ->
     assert missing == len(outputs[::100])
     show(
         f"resume with {missing} splits missing",
-        f"ready in {read.seconds:.1f} s, {read.num_bytes / num_bytes:.2%} of the input's bytes read",
+        f"ready in {read.seconds:.1f} s, {read.num_bytes / num_bytes:.2%} of the input read",
     )
     assert score(config).num_rows_scored == sum(s.num_rows for s in job.standing.pending)
     assert (root / "out/_manifest.json").read_bytes() == manifest

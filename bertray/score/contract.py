@@ -1,30 +1,23 @@
-"""Whose output folder it is: one model, one group of settings, written down before the first row.
-
-_contract.json   what the folder belongs to        _config.yaml   the resolved config
-_manifest.json   files, rows, quarantined shards   _SUCCESS       every shard is there
-"""
+"""Whose output folder it is: one model and one group of settings, said before the first row."""
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertray import storage
-from bertray.config import ScoreConfig, dump_config
+from bertray.config import ScoreConfig
 from bertray.errors import BertrayError, OutputError
-from bertray.model.bundle import Bundle
-from bertray.score.commits import Digests, Receipt
-from bertray.score.plan import Split
+from bertray.score.commits import Digests, list_outputs
+from bertray.score.plan import side_by_side
 from bertray.score.standing import Standing
 
+if TYPE_CHECKING:  # the writing tasks need no torch
+    from bertray.model.bundle import Bundle
+
 SCHEMA_VERSION = 1
-CONTRACT, CONFIG, MANIFEST, SUCCESS = (
-    "_contract.json",
-    "_config.yaml",
-    "_manifest.json",
-    "_SUCCESS",
-)
+CONTRACT = "_contract.json"
+NOT_OF_A_NEW_START = ("_SUCCESS", "_manifest.json", "_index")
 # Where the input lies and when a run gives up change no byte of what is written.
 NOT_IN_CONTRACT = {"path", "on_bad_shard", "on_bad_row", "max_bad_share"}
 
@@ -54,7 +47,7 @@ class Contract:
         return Digests(self.model_digest, hashlib.sha256(text.encode()).hexdigest())
 
 
-def contract_of(config: ScoreConfig, bundle: Bundle) -> Contract:
+def contract_of(config: ScoreConfig, bundle: "Bundle") -> Contract:
     """The contract a run asks for. Where the output lies and who computes it is no part of it."""
     settings = {
         "model": config.model.model_dump(exclude={"path"}),
@@ -86,20 +79,40 @@ def check_place(output: str, source: str) -> None:
 def agree(output: str, contract: Contract, standing: Standing, *, replace: bool) -> None:
     """Write the contract into a new folder, or check that the folder has an equal one.
 
+    One that ``replace`` gives up is left as it is, for `start_over`.
+
     Raises:
         OutputError: as `check`.
     """
     found = check(output, contract, standing, replace=replace)
     uri = storage.join(output, CONTRACT)
-    if found is not None and _fits(found, contract, standing):
-        if standing.done and found["input"] != contract.input:  # the same shards, moved
-            storage.put_json(uri, asdict(contract), overwrite=True)
+    if found is None:
+        if not storage.put_json(uri, asdict(contract)):
+            # Another run was faster: is it of the same kind?
+            check(output, contract, standing, replace=replace)
+    elif _fits(found, contract, standing) and standing.done and found["input"] != contract.input:
+        storage.put_json(uri, asdict(contract), overwrite=True)  # the same shards, moved
+
+
+def start_over(output: str, contract: Contract, standing: Standing) -> None:
+    """Make a folder that belongs to another contract ours; no-op if it is ours already.
+
+    The contract comes first. Cut off after it, the old files are no commits of ours, and the next
+    run replaces them.
+
+    Raises:
+        OutputError: another run starts it over at the same moment.
+    """
+    uri = storage.join(output, CONTRACT)
+    version = storage.version_of(uri)
+    if _fits(storage.get_json(uri), contract, standing):
         return
-    if found is not None:
-        storage.remove(output)
-    if not storage.put_json(uri, asdict(contract)):
-        # Another run was faster: is it of the same kind?
+    if not storage.put_json(uri, asdict(contract), replaces=version):
         check(output, contract, standing, replace=False)
+        return
+    for name in NOT_OF_A_NEW_START:
+        storage.remove(storage.join(output, name))
+    side_by_side(storage.remove, [storage.join(output, name) for name in list_outputs(output)])
 
 
 def check(output: str, contract: Contract, standing: Standing, *, replace: bool) -> Any | None:
@@ -155,87 +168,22 @@ def _fits(found: Any, contract: Contract, standing: Standing) -> bool:
     return found | spoken == asdict(contract) and not other_lake
 
 
-def begin(output: str, config: ScoreConfig) -> None:
-    """Say that work is under way: the folder is no longer, or not yet, complete."""
-    storage.remove(storage.join(output, SUCCESS))
-    storage.put_bytes(storage.join(output, CONFIG), dump_config(config).encode(), overwrite=True)
+def raise_if_taken(output: str, digests: Digests) -> None:
+    """Raise OutputError if a folder belongs to another model or other settings by now.
 
-
-def complete(
-    output: str,
-    contract: Contract,
-    standing: Standing,
-    receipts: Iterable[Receipt],
-    *,
-    prune: bool = False,
-) -> list[dict[str, str]]:
-    """Write the manifest, and ``_SUCCESS`` if no shard is missing.
-
-    The manifest depends on what was scored, not on when or by how many runs.
-
-    Args:
-        output: the folder.
-        contract: whose it is.
-        standing: what was planned.
-        receipts: one of each split.
-        prune: remove the scored files of shards that are gone.
-
-    Returns:
-        The quarantined shards, each with ``shard`` and ``reason``.
-
-    Raises:
-        OutputError: a split has no receipt, or one of another number of rows.
+    A run that was cut off for a while may find that its output was started over meanwhile.
     """
-    plan = standing.plan
-    by_split = {receipt.split_id: receipt for receipt in receipts}
-    quarantined = [asdict(bad) for bad in plan.bad_shards]
-    files = []
-    for split in plan.splits:
-        receipt = by_split.get(split.id)
-        if receipt is None:
-            raise OutputError(f"{output}: {split.output} was not scored; run again")
-        if receipt.fault is not None:
-            quarantined.append({"shard": split.shard, "reason": receipt.fault})
-            continue
-        if receipt.num_rows != split.num_rows:
-            raise OutputError(
-                f"{output}: {split.output} has {receipt.num_rows} rows, {split.shard} has "
-                f"{split.num_rows}; run again"
-            )
-        files.append(_manifest_line(split))
-    for path in (*standing.outdated, *(standing.vanished if prune else ())):
-        storage.remove(storage.join(output, path))
-    if quarantined:
-        storage.remove(storage.join(output, SUCCESS))
-    manifest = {
-        "model": contract.model,
-        "model_digest": contract.model_digest,
-        "settings_digest": contract.digests.settings,
-        "rows": sum(receipt.num_rows for receipt in by_split.values()),
-        "quarantined": quarantined,
-        "vanished": [] if prune else list(standing.vanished),
-        "files": files,
-    }
-    text = _to_text(manifest)
-    uri = storage.join(output, MANIFEST)
-    if storage.get_bytes(uri) != text:
-        storage.put_bytes(uri, text, overwrite=True)
-    if not quarantined:
-        storage.put_bytes(storage.join(output, SUCCESS), b"")
-    return quarantined
-
-
-def _manifest_line(split: Split) -> dict[str, Any]:
-    """A shard that is one split has its scored twin's name, which is not written twice."""
-    cut = {} if split.shard == split.output else {"shard": split.shard}
-    return {"path": split.output, **cut, "rows": split.num_rows, "split": split.id}
-
-
-def _to_text(manifest: dict[str, Any]) -> bytes:
-    """The manifest as JSON, a line a file."""
-    head = json.dumps({**manifest, "files": []}, indent=2, ensure_ascii=False)
-    lines = ",\n    ".join(json.dumps(file, ensure_ascii=False) for file in manifest["files"])
-    return (head.removesuffix("[]\n}") + f"[\n    {lines}\n  ]\n}}\n").encode()
+    found = storage.get_json(storage.join(output, CONTRACT))
+    if found is None:
+        return
+    owner = read_contract(output)
+    if owner.digests != digests:
+        raise OutputError(
+            f"output.path={output} was started over by another run: it belongs to model "
+            f"{owner.model} (digest {owner.model_digest[:12]}, settings "
+            f"{owner.digests.settings[:12]}) now, this run has digest {digests.model[:12]}, "
+            f"settings {digests.settings[:12]}; choose another folder"
+        )
 
 
 def _difference(output: str, found: Any, wanted: Contract) -> str:

@@ -46,8 +46,12 @@ class Attempts:
 
     @classmethod
     def start(cls) -> "Attempts":
-        """Start the ledger in the cluster; it lives as long as this object."""
-        return cls(ray.remote(Ledger).options(num_cpus=0).remote())
+        """Start the ledger in the cluster; it lives as long as this object.
+
+        It moves if its node dies, and counts anew.
+        """
+        lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+        return cls(ray.remote(Ledger).options(**lasting).remote())
 
     def one_start(self) -> AbstractContextManager[None]:
         """Start an actor; a restarted one is the same."""

@@ -21,6 +21,7 @@ from bertray.errors import DataError, SchemaError, StorageError
 from bertray.storage import FileInfo
 
 SUFFIX = ".parquet"
+MOST_ROWS_OF_A_GROUP = 1 << 27  # their scored columns alone take some gigabytes
 AT_ONCE = 16  # threads that read footers: that is waiting, on S3 above all
 
 T = TypeVar("T")
@@ -142,10 +143,10 @@ def plan_splits(
             with storage.open_input(uri) as source:
                 footer = pq.read_metadata(source)
             check_schema(footer.schema.to_arrow_schema(), uri)
-        except (SchemaError, OSError, pa.ArrowException) as error:
+            return _cut(root, file, footer, max_split_rows, max_split_bytes or sys.maxsize)
+        except Exception as error:  # a hostile footer may raise anything
             raise_if_outage(error, uri)
             return error
-        return _cut(root, file, footer, max_split_rows, max_split_bytes or sys.maxsize)
 
     results = side_by_side(cut, files)
     errors = [(f, r) for f, r in zip(files, results, strict=True) if isinstance(r, Exception)]
@@ -208,6 +209,12 @@ def _cut(
 ) -> list[Split]:
     groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
     rows = [group.num_rows for group in groups]
+    if not all(0 <= count <= MOST_ROWS_OF_A_GROUP for count in rows):
+        count = next(count for count in rows if not 0 <= count <= MOST_ROWS_OF_A_GROUP)
+        raise DataError(
+            f"{file.path}: the footer claims {count} rows in one row group, at most "
+            f"{MOST_ROWS_OF_A_GROUP} can be scored; write the shard with smaller row groups"
+        )
     sizes = [group.total_byte_size for group in groups]
     runs = _runs(rows, sizes, max_rows, max_bytes)
     stem = file.path.removesuffix(SUFFIX)

@@ -22,6 +22,7 @@ from bertray.model.engine import verify_int8
 from bertray.model.settings import EngineSettings
 from bertray.schema import append_predictions, no_predictions
 from bertray.score import contract as folder
+from bertray.score import manifest
 from bertray.score.commits import Receipt
 from bertray.score.contract import Contract
 from bertray.score.lease import Holder, hold
@@ -79,6 +80,8 @@ def score(
     with hold(config.output.path, on_wait=on_wait) as waited:
         if waited:  # what the other run did is done
             job = prepare(config)
+        if config.output.replace:
+            folder.start_over(config.output.path, job.contract, job.standing)
         storage.sweep(config.output.path, older_than_s=SWEEP_AFTER_S)
         tally = tally_of(job)
         start = time.perf_counter()
@@ -138,7 +141,7 @@ def tally_of(job: Job) -> Tally:
 def finish(job: Job, tally: Tally) -> Summary:
     """Write the manifest, and what the next run need not look up again."""
     output = job.config.output
-    tally.summary.quarantined = folder.complete(
+    tally.summary.quarantined = manifest.complete(
         output.path, job.contract, job.standing, tally.receipts, prune=output.prune
     )
     tally.summary.vanished = [] if output.prune else list(job.standing.vanished)
@@ -149,7 +152,7 @@ def run_pending(job: Job) -> Iterator[Receipt]:
     """Score what is missing; one receipt a split, as its file is put in place."""
     missing = {split.id: split for split in job.standing.pending}
     if missing:
-        folder.begin(job.config.output.path, job.config)
+        manifest.begin(job.config.output.path, job.config)
     for launches in count(1):
         if not missing:
             return

@@ -19,6 +19,7 @@ from bertray.errors import DataError, StorageError
 from bertray.schema import scored_column_names
 from bertray.score import commits
 from bertray.score.commits import Digests, Receipt, is_commit, read_footer
+from bertray.score.contract import raise_if_taken
 from bertray.score.ledger import Attempts, TooManyDeathsError
 from bertray.score.plan import Split, one_line
 from bertray.score.source import (
@@ -27,6 +28,7 @@ from bertray.score.source import (
     BLOCK_SPLIT,
     BLOCK_STATS,
     fault_of,
+    raise_if_changed,
     split_of,
     stats_of,
 )
@@ -112,6 +114,7 @@ class ShardSink:
                 row_group_size=128 * 1024,
                 write_page_checksum=True,
             )
+            self._raise_if_unwanted(split)
             for _ in range(CONTENDERS):
                 if storage.publish(staged, uri):
                     return storage.version_of(uri)
@@ -119,11 +122,15 @@ class ShardSink:
                 if is_commit(read_footer(uri), split, self.digests):
                     return version
                 # What is there is another version's: an older one's, unless we are the late ones.
-                if not _is_current(split):
-                    raise DataError("the shard changed while it was scored: run again")
+                self._raise_if_unwanted(split)
                 if storage.publish(staged, uri, replaces=version):
                     return storage.version_of(uri)
         raise StorageError(f"{uri}: others write there again and again; is another job at work?")
+
+    def _raise_if_unwanted(self, split: Split) -> None:
+        """A worker that was cut off for a while puts nothing into a folder that has moved on."""
+        raise_if_taken(self.output, self.digests)
+        raise_if_changed(split)
 
     def _receipt(self, block: pa.Table, split: Split) -> Receipt:
         label, _, _, status = scored_column_names(self.prefix)
@@ -149,14 +156,6 @@ class ShardSink:
             commits.LABEL_COUNTS: json.dumps(receipt.label_counts).encode(),
             commits.VERSION: __version__.encode(),
         }
-
-
-def _is_current(split: Split) -> bool:
-    """Whether the shard is still the one that was planned."""
-    try:
-        return storage.version_of(storage.join(split.root, split.shard)) == split.shard_version
-    except FileNotFoundError:
-        return False
 
 
 def _count(column: pa.ChunkedArray) -> dict[str, int]:

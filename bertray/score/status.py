@@ -13,7 +13,8 @@ from bertray import cluster, storage
 from bertray.config import ScoreConfig
 from bertray.errors import DataError, OutputError, SchemaError
 from bertray.model.engine import Engine
-from bertray.score import contract as folder
+from bertray.score import manifest as folder
+from bertray.score.contract import read_contract
 from bertray.score.lease import Holder, read_holder
 from bertray.score.pipeline import engine_settings
 from bertray.score.plan import BadShard
@@ -71,7 +72,7 @@ def status_of(output: str) -> Status:
         OutputError: no run has begun there.
         UserError: the input cannot be listed.
     """
-    contract = folder.read_contract(output)
+    contract = read_contract(output)
     text = storage.get_bytes(storage.join(output, folder.CONFIG))
     if text is None:
         raise OutputError(f"{output}: no run has begun there (no {folder.CONFIG})")
@@ -146,4 +147,5 @@ def _estimate_seconds(job: Job) -> float | None:
     start = time.perf_counter()
     engine.predict(texts, pairs)
     seconds_per_row = (time.perf_counter() - start) / rows.num_rows
-    return seconds_per_row * sum(split.num_rows for split in pending) / pool.max_actors
+    num_rows = sum(split.num_rows for split in pending)
+    return float(seconds_per_row * num_rows / pool.max_actors)

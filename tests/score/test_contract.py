@@ -6,12 +6,21 @@ from typing import Any
 
 import pytest
 
+from bertray import storage
 from bertray.config import ScoreConfig, load_config
 from bertray.errors import OutputError
 from bertray.model.bundle import Bundle, open_bundle
 from bertray.score.commits import Digests, Receipt
-from bertray.score.contract import agree, check_place, complete, contract_of, read_contract
+from bertray.score.contract import (
+    agree,
+    check_place,
+    contract_of,
+    raise_if_taken,
+    read_contract,
+    start_over,
+)
 from bertray.score.index import Index
+from bertray.score.manifest import complete
 from bertray.score.plan import BadShard, Plan, Split
 from bertray.score.standing import Standing
 
@@ -109,17 +118,54 @@ def test_replace_starts_the_folder_over(tmp_path: Path, bundle: Bundle) -> None:
     (output / "old.parquet").write_bytes(b"old")
     other = contract_of(config(**{"model.max_length": "32"}), bundle)
     agree(str(output), other, NOTHING, replace=True)
+    assert (output / "old.parquet").exists()  # another run may be at work on it
+    start_over(str(output), other, NOTHING)
     assert [path.name for path in output.iterdir()] == ["_contract.json"]
     agree(str(output), other, NOTHING, replace=False)
+
+
+def test_a_run_whose_output_was_started_over_meanwhile_is_told_so_and_writes_no_manifest(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    output, one = str(tmp_path / "out"), contract_of(config(), bundle)
+    agree(output, one, NOTHING, replace=False)
+    raise_if_taken(output, one.digests)
+    other = contract_of(config(**{"model.max_length": "32"}), bundle)
+    start_over(output, other, NOTHING)
+    with pytest.raises(OutputError, match=rf"started over.*{one.digests.settings[:12]}"):
+        raise_if_taken(output, one.digests)
+    a = split("a")
+    with pytest.raises(OutputError, match="started over"):
+        complete(output, one, standing(Plan((a,), ())), [receipt(a)])
+    assert not (tmp_path / "out/_manifest.json").exists()
+
+
+def test_of_two_runs_that_start_a_folder_over_at_once_one_is_refused(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "out")
+    agree(output, contract_of(config(), bundle), NOTHING, replace=False)
+    one, two = (contract_of(config(**{"model.max_length": n}), bundle) for n in ("32", "33"))
+    real = storage.put_json
+
+    def while_another_does(*args: Any, **options: Any) -> bool:
+        monkeypatch.undo()
+        start_over(output, two, NOTHING)
+        return real(*args, **options)
+
+    monkeypatch.setattr(storage, "put_json", while_another_does)
+    with pytest.raises(OutputError, match=r"model\.max_length: 33 there, 32 here"):
+        start_over(output, one, NOTHING)
+    assert read_contract(output) == two
 
 
 def test_a_folder_with_somebody_elses_files_is_refused_even_with_replace(
     tmp_path: Path, bundle: Bundle
 ) -> None:
     (tmp_path / "precious.txt").write_text("theirs")
-    for start_over in (False, True):
+    for given_up in (False, True):
         with pytest.raises(OutputError, match="did not write"):
-            agree(str(tmp_path), contract_of(config(), bundle), NOTHING, replace=start_over)
+            agree(str(tmp_path), contract_of(config(), bundle), NOTHING, replace=given_up)
     assert (tmp_path / "precious.txt").read_text() == "theirs"
 
 

@@ -146,11 +146,15 @@ def test_the_old_output_of_a_shard_that_is_now_cut_is_outdated_and_no_other(
     if indexed:
         standing.index.close()
     pq.write_table(pa.table({"text": ["theirs"]}), out / "theirs.parquet")
-    cut = look(root, out, rows=2)
+    write_shards({"a": texts(14)}, row_group_size=7)
+    cut = look(root, out)
     assert [split.output for split in cut.pending] == ["a-00000.parquet", "a-00001.parquet"]
     assert (cut.outdated, cut.vanished) == (("a.parquet",), ())
+    do(cut, out)
+    write_shards({"a": texts(5)})
     whole = look(root, out)
-    assert (whole.outdated, whole.pending) == ((), ())
+    assert [split.output for split in whole.pending] == ["a.parquet"]
+    assert whole.outdated == ("a-00000.parquet", "a-00001.parquet")
 
 
 @pytest.mark.parametrize("indexed", [True, False])
