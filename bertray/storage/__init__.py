@@ -163,7 +163,7 @@ def is_empty(uri: str) -> bool:
     if not exists(uri):
         return True
     with reaching(uri):
-        return all(local.is_unfinished(name) for name in fs.find(path))
+        return all(local.is_unfinished(name) for name in _files(fs, path))
 
 
 def remove(uri: str) -> None:
@@ -174,7 +174,7 @@ def remove(uri: str) -> None:
     """
     fs, path = resolve(uri)
     fs.invalidate_cache()
-    with reaching(uri), suppress(FileNotFoundError):
+    with suppress(FileNotFoundError), reaching(uri):
         if isinstance(fs, LocalFileSystem):
             fs.rm(path, recursive=True)
         elif fs.info(path)["type"] == "file":
@@ -284,11 +284,10 @@ def download(uri: str, folder: Path) -> None:
     fs, path = resolve(uri)
     fs.invalidate_cache()
     with reaching(uri):
-        for name in fs.find(path):
-            if not name.endswith("/"):  # what some tools put to show a folder
-                target = folder / _below(path, name)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                fs.get_file(name, str(target))
+        for name in _files(fs, path):
+            target = folder / _below(path, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(name, str(target))
 
 
 def sweep(uri: str, *, older_than_s: float) -> None:
@@ -359,6 +358,11 @@ def _put_plain(
         return False
     fs.put_file(str(staged), path)
     return True
+
+
+def _files(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
+    """Names of all files below a folder; no folders, nor what stands for them on object stores."""
+    return [name for name in fs.find(path) if name != path and not name.endswith("/")]
 
 
 def _remote_info(root: str, name: str, info: dict[str, Any]) -> FileInfo | None:

@@ -84,8 +84,12 @@ SECRETS = (
 )
 
 
+class PlaceError(OSError):
+    """What our own filesystems raise if a place cannot be used now, whatever the file."""
+
+
 class UnreachableError(StorageError, OSError):
-    """A place that cannot be used now, whatever the file."""
+    """The same for the callers of `bertray.storage`: it names the place."""
 
 
 def is_outage(error: BaseException) -> bool:
@@ -104,7 +108,7 @@ def reason_of(error: BaseException) -> str:
         code, message = _answer(link)
         if code:
             return _clean(message if code in message else f"{message} ({code})")
-    last = next((link for link in links if not isinstance(link, UnreachableError)), links[0])
+    last = next((link for link in links if not isinstance(link, UnreachableError)), links[-1])
     text = last.strerror if isinstance(last, OSError) and last.strerror else str(last)
     if not text.strip():
         text = type(last).__name__
@@ -140,7 +144,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_outage(error: BaseException) -> bool:
-    if isinstance(error, UnreachableError | ConnectionError | TimeoutError | PermissionError):
+    if isinstance(
+        error, PlaceError | UnreachableError | ConnectionError | TimeoutError | PermissionError
+    ):
         return True
     if isinstance(error, OSError) and error.errno in ERRNOS:
         return True

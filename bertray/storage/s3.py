@@ -17,7 +17,7 @@ from fsspec.asyn import sync, sync_wrapper
 from s3fs import S3FileSystem
 from s3fs.errors import translate_boto_error
 
-from bertray.storage.outage import BAD_CREDENTIALS, UnreachableError, is_outage, reason_of
+from bertray.storage.outage import BAD_CREDENTIALS, PlaceError, is_outage, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ PATIENCE_S = 90.0  # how long one request is tried again
 LONGEST_WAIT_S = 10.0
 SAID_AT = 5  # failures, which took some seconds
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 30
+SLOWEST_BYTES_S = 512 * 1024  # a body that goes out slower is taken for stuck
 CONNECTIONS = 32
 BODY_READS = 12  # tries to read a body that is cut off again and again; about a minute
 PART_BYTES = 32 * 2**20  # of a multipart upload; a smaller file is one PUT
@@ -81,12 +82,13 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
             **kwargs,
         )
         self.patience_s = float(patience_s)
+        self._answer_s = float(self.config_kwargs["read_timeout"])
 
     async def _call_s3(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
         """One request; s3fs sends all of its own through here.
 
         Raises:
-            UnreachableError: all tries failed, or the credentials are no good.
+            PlaceError: all tries failed, or the credentials are no good.
             OSError: the server refused, in s3fs's terms.
         """
         return await self._try(method, akwarglist, kwargs, patience_s=self.patience_s)
@@ -101,13 +103,19 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
         *,
         patience_s: float,
     ) -> Any:
+        # aiohttp times a request from its last byte on, so a server that takes no more bytes, or
+        # never says to go on, would hold it for ever.
+        body = kwargs.get("Body")
+        limit_s = self._answer_s + len(body) / SLOWEST_BYTES_S if body is not None else None
         give_up = time.monotonic() + patience_s
         attempt = 0
         while True:
             try:
                 await self.set_session()
                 call = getattr(await self.get_s3(kwargs.get("Bucket")), method)
-                return await call(**self._get_s3_method_kwargs(call, *akwarglist, **kwargs))
+                arguments = self._get_s3_method_kwargs(call, *akwarglist, **kwargs)
+                async with asyncio.timeout(limit_s):
+                    return await call(**arguments)
             except Exception as error:  # botocore, aiohttp and ssl each have errors of their own
                 wait = random.uniform(0, min(LONGEST_WAIT_S, 0.2 * 2**attempt))
                 if not is_passing(error) or time.monotonic() + wait > give_up:
@@ -130,12 +138,12 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
                     "get_object", Bucket=kwargs["Bucket"], Key=kwargs["Key"], Range="bytes=0-0"
                 )
                 out["Body"].close()
-            except (UnreachableError, PermissionError) as why:
+            except (PlaceError, PermissionError) as why:
                 return why
             except OSError:
                 pass
         if code in BAD_CREDENTIALS or status >= 500 or (status == 0 and is_outage(error)):
-            told = UnreachableError(reason_of(error))
+            told = PlaceError(reason_of(error))
             told.__cause__ = error
             return told
         return translate_boto_error(error)  # type: ignore[no-any-return]
@@ -166,28 +174,29 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
                 await self._upload(staged, target, token, condition)
                 return True
             except OSError as error:
-                status, code = answer_of(error)
+                status, _ = answer_of(error)
                 if 0 < status < 500 and status not in (404, 409, 412):
                     raise
-                if await self._is_there(target, token, error):
+                there = await self._look(target, error)
+                if there.get("Metadata", {}).get(WRITER) == token:
                     return True
-                if status == 412 or code in ("NoSuchKey", "404"):
+                if _is_broken(condition, there.get("ETag")):  # for good
                     return False
-                if status != 409 or attempt + 1 == CONFLICTS:
+                if status not in (409, 412) or attempt + 1 == CONFLICTS:
                     raise
             await asyncio.sleep(random.uniform(0, min(LONGEST_WAIT_S, 0.1 * 2**attempt)))
         raise AssertionError  # the last try has returned or raised
 
-    async def _is_there(self, target: dict[str, str], token: str, error: OSError) -> bool:
-        """Whether a put made it although we were told ``error``."""
-        patience_s = 0.0 if isinstance(error, UnreachableError) else self.patience_s
+    async def _look(self, target: dict[str, str], error: OSError) -> dict[str, Any]:
+        """What stands where a put failed, as far as we were told; empty if nothing does."""
+        patience_s = 0.0 if isinstance(error, PlaceError) else self.patience_s
         try:
-            there = await self._try("head_object", (), dict(target), patience_s=patience_s)
+            found = await self._try("head_object", (), dict(target), patience_s=patience_s)
         except FileNotFoundError:
-            return False
-        except UnreachableError as unknown:
-            raise (error if isinstance(error, UnreachableError) else unknown) from error.__cause__
-        return bool(there.get("Metadata", {}).get(WRITER) == token)
+            return {}
+        except PlaceError as unknown:
+            raise (error if isinstance(error, PlaceError) else unknown) from error.__cause__
+        return dict(found)
 
     async def _upload(
         self, staged: Path, target: dict[str, str], token: str, condition: dict[str, str]
@@ -208,7 +217,7 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
                 MultipartUpload={"Parts": parts},
                 **condition,
             )
-        except UnreachableError:  # then it cannot be aborted either; `sweep` will
+        except PlaceError:  # then it cannot be aborted either; `sweep` will
             raise
         except BaseException:
             with suppress(OSError):
@@ -283,6 +292,13 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
                 "KeyMarker": page["NextKeyMarker"],
                 "UploadIdMarker": page["NextUploadIdMarker"],
             }
+
+
+def _is_broken(condition: dict[str, str], etag: str | None) -> bool:
+    """Whether a put under a condition cannot succeed where a file of this etag, or none, is."""
+    if "IfMatch" in condition:
+        return etag != condition["IfMatch"]
+    return "IfNoneMatch" in condition and etag is not None
 
 
 def is_passing(error: BaseException) -> bool:
