@@ -5,7 +5,8 @@ version that was committed; what the index does not know is read from the footer
 lost, old or half written, and a run is merely slower. Reading 10,000 footers is 10,000 requests,
 reading this is one, and a listing gives the rest.
 
-_index/NAME.parquet   segments; a run writes one now and then, and merges them when it ends
+_index/NAME.index   segments, Parquet that no glob of *.parquet takes for scored rows; a run writes
+one now and then, and merges them when it ends
 """
 
 import io
@@ -22,12 +23,13 @@ import pyarrow.parquet as pq
 
 from bertray import storage
 from bertray.score.commits import MODEL_DIGEST, SETTINGS_DIGEST, Digests, Receipt
-from bertray.score.plan import SUFFIX, Split, side_by_side
+from bertray.score.plan import Split, side_by_side
 from bertray.storage import FileInfo
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "_index"
+SEGMENT_SUFFIX = ".index"
 SEGMENT_ENTRIES = 5_000
 SEGMENT_SECONDS = 30.0
 
@@ -76,7 +78,7 @@ class Index:
         """
         if not outputs or not storage.exists(self._folder):
             return
-        _, files = storage.list_files(self._folder, suffix=SUFFIX, key="output.path")
+        _, files = storage.list_files(self._folder, suffix=SEGMENT_SUFFIX, key="output.path")
         self._segments = [storage.join(self._folder, file.path) for file in files]
         for entries in side_by_side(self._load, self._segments):
             for entry in entries:
@@ -136,7 +138,7 @@ class Index:
             compression_level=9,
             use_dictionary=["shard", "status_counts", "label_counts"],
         )
-        uri = storage.join(self._folder, f"{uuid.uuid4().hex}{SUFFIX}")
+        uri = storage.join(self._folder, f"{uuid.uuid4().hex}{SEGMENT_SUFFIX}")
         try:
             storage.put_bytes(uri, sink.getvalue())
             self._segments.append(uri)
