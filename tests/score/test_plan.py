@@ -139,3 +139,13 @@ def test_splits_that_are_known_spare_the_footer_while_the_shard_is_the_same(
     write_shards({"b": texts(6)})
     assert plan(known).num_rows == 31
     assert looked == ["b.parquet"]
+
+
+def test_a_footer_that_claims_more_rows_than_can_be_held_is_bad(
+    write_shards: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertray.score.plan.MOST_ROWS_OF_A_GROUP", 5)
+    root = write_shards({"a": texts(5), "b": texts(6)})
+    plan = plan_splits(str(root), check_schema=accept, max_split_rows=10)
+    assert [split.shard for split in plan.splits] == ["a.parquet"]
+    assert "claims 6 rows in one row group" in plan.bad_shards[0].reason
