@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 LOG_EVERY_S = 30.0
 MOST_LABELS = 12
-MOST_NAMES = 20
+MOST_NAMES = 6
 
 
 def _facts(title: str) -> Table:
@@ -238,20 +238,27 @@ def show_status(status: "Status") -> None:
     for reason, count in status.bad_rows.items():
         table.add_row(escape(f"no prediction: {reason}"), f"{count:,}")
     if status.holder is not None:
-        table.add_row("at work", f"{status.holder.host}, process {status.holder.pid}")
+        holder = status.holder
+        at_work = f"{holder.host}, process {holder.pid}, since {holder.started}"
+        table.add_row("at work", escape(at_work))
     table.add_row("a run would", escape(_next_step(status)))
     console.print(table)
-    for shard in status.quarantined:
-        console.print(f"quarantined: {shard.shard}: {shard.reason}", style="red", markup=False)
+    bad = [f"quarantined: {shard.shard}: {shard.reason}" for shard in status.quarantined]
+    _print_some(console, bad, style="red")
     for what, names in (
         ("its shard has changed", status.stale),
         ("its shard is cut otherwise now", status.outdated),
         ("its shard is gone; output.prune=true removes it", status.vanished),
     ):
-        for name in names[:MOST_NAMES]:
-            console.print(f"{name}: {what}", style="yellow", markup=False)
-        if len(names) > MOST_NAMES:
-            console.print(f"... and {len(names) - MOST_NAMES:,} more", style="yellow")
+        _print_some(console, [f"{name}: {what}" for name in names], style="yellow")
+
+
+def _print_some(console: Console, lines: list[str], *, style: str) -> None:
+    """The first lines, and how many more there are: a screen holds no more."""
+    for line in lines[:MOST_NAMES]:
+        console.print(line, style=style, markup=False)
+    if len(lines) > MOST_NAMES:
+        console.print(f"... and {len(lines) - MOST_NAMES:,} more", style=style)
 
 
 def _next_step(status: "Status") -> str:
