@@ -101,7 +101,7 @@ def recipe(model: Path, source: Path, out: Path, num_actors: int) -> None:
         Recipe,
         fn_constructor_args=(str(model),),
         compute=ActorPoolStrategy(size=num_actors),
-        num_cpus=0.8,
+        num_cpus=0.45,  # what is left lets it read and write: with more it waits for ever
         batch_size=256,
     ).write_parquet(str(out))
 

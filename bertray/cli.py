@@ -1,6 +1,7 @@
 """The command line: parses words, calls one function, prints what a person wants to know.
 
     bertray train|evaluate|score|doctor [CONFIG.yaml] [key=value ...]
+    bertray status OUTPUT
 
 Exit codes: 0 done · 1 bug · 2 the user's config or data · 3 done, but shards or rows were
 quarantined.
@@ -69,17 +70,39 @@ def evaluate(words: Words = None) -> None:
 
 
 @app.command()
-def score(words: Words = None) -> None:
+def score(
+    words: Words = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and how long; write nothing.")
+    ] = False,
+) -> None:
     """Label every row of every shard; write the shards back with four more columns."""
     config = _config(ScoreConfig, words)
-    from bertray.console import ScoreView
+    from bertray.console import ScoreView, show_status
+    from bertray.score.run import prepare
     from bertray.score.run import score as run
+    from bertray.score.status import outlook
 
+    if dry_run:
+        show_status(outlook(prepare(config)))
+        return
     with ScoreView("scoring") as view:
-        summary = run(config, on_progress=view.update)
+        summary = run(config, on_progress=view.update, on_wait=view.wait)
         view.finish_score(summary, config)
     if summary.quarantined or summary.num_rows_quarantined:
         raise typer.Exit(QUARANTINED)
+
+
+@app.command()
+def status(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="An output.path of score.")],
+) -> None:
+    """Say what an output folder holds, what is missing or stale, and what a run would do."""
+    _log()
+    from bertray.console import show_status
+    from bertray.score.status import status_of
+
+    show_status(status_of(output))
 
 
 @app.command()

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
-from bertray.errors import BertrayError
+from bertray.errors import BertrayError, ClusterError
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +83,18 @@ def unwrapped(items: Iterator[T]) -> Iterator[T]:
 
     Raises:
         BertrayError: a worker raised it.
+        ClusterError: Ray lost what it could not bring back.
     """
     try:
         yield from items
     except Exception as error:
         cause = _own_error(error)
-        if cause is None:
-            raise
-        raise cause from error
+        if cause is not None:
+            raise cause from error
+        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+            first = str(error).strip().splitlines()[:1]
+            raise ClusterError(f"{type(error).__name__}: {' '.join(first)}") from error
+        raise
 
 
 def _own_error(error: BaseException | None) -> BertrayError | None:

@@ -20,6 +20,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Quarantine = Literal["quarantine", "fail"]
 
 
 class Section(BaseModel):
@@ -144,6 +145,24 @@ class Input(Section):
     max_split_rows: Count = Field(
         32_768, description="A shard with more rows is cut into splits on row-group borders."
     )
+    max_split_bytes: Count = Field(
+        2 << 30,
+        description="Decoded bytes of a split that an actor must hold. Shards are cut on row-group "
+        "borders to stay well below; a row group that holds more is quarantined.",
+    )
+    on_bad_shard: Quarantine = Field(
+        "quarantine",
+        description="A shard that cannot be read: `quarantine` lists it in the manifest, scores "
+        "all else and ends with exit code 3; `fail` stops the run.",
+    )
+    on_bad_row: Quarantine = Field(
+        "quarantine",
+        description="A row whose text the model cannot classify: `quarantine` keeps it with its "
+        "reason and no label, and ends with exit code 3; `fail` stops the run.",
+    )
+    max_bad_share: Share = Field(
+        0.5, description="A run stops once more than this share of its shards or rows is bad."
+    )
 
 
 class Pool(Section):
@@ -181,6 +200,9 @@ class ScoredOutput(Section):
     prefix: str = Field("", description="Put before the names of the four scored columns.")
     replace: bool = Field(
         False, description="Start the output over when it holds another model's or settings' work."
+    )
+    prune: bool = Field(
+        False, description="Remove the scored files of shards that are no longer in the input."
     )
 
 

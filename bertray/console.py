@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bertray.config import EvaluateConfig, ScoreConfig, TrainConfig
     from bertray.doctor import Finding
     from bertray.evaluate.run import Evaluation
+    from bertray.score.lease import Holder
+    from bertray.score.status import Status
     from bertray.score.summary import Progress, Summary
     from bertray.train.run import Event, TrainSummary
 
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 LOG_EVERY_S = 30.0
 MOST_LABELS = 12
+MOST_NAMES = 6
 
 
 def _facts(title: str) -> Table:
@@ -176,6 +179,15 @@ class ScoreView(View):
                 rate,
             )
 
+    def wait(self, holder: "Holder") -> None:
+        """Say for whom the run waits."""
+        logger.warning(
+            "another run is at work on this output (%s, process %d, since %s); waiting for its end",
+            holder.host,
+            holder.pid,
+            holder.started,
+        )
+
     def finish_score(self, summary: "Summary", config: "ScoreConfig") -> None:
         """What stands in the output folder, and what this run did for it."""
         table = _facts(f"scored into {config.output.path}")
@@ -214,6 +226,53 @@ class ScoreView(View):
             table.add_row(name, f"{value:.4f}")
         table.add_row("written to", escape(config.output.path))
         self.show(table)
+
+
+def show_status(status: "Status") -> None:
+    """Print where the work on an output folder stands, and what a run would do."""
+    console = Console()
+    table = _facts(f"{status.output}, scored from {status.input}")
+    table.add_row("model", escape(status.model))
+    table.add_row("done", f"{status.num_rows_done:,} of {status.num_rows:,} rows")
+    table.add_row("", f"{status.num_splits_done:,} of {status.num_splits:,} splits")
+    for reason, count in status.bad_rows.items():
+        table.add_row(escape(f"no prediction: {reason}"), f"{count:,}")
+    if status.holder is not None:
+        holder = status.holder
+        at_work = f"{holder.host}, process {holder.pid}, since {holder.started}"
+        table.add_row("at work", escape(at_work))
+    table.add_row("a run would", escape(_next_step(status)))
+    console.print(table)
+    bad = [f"quarantined: {shard.shard}: {shard.reason}" for shard in status.quarantined]
+    _print_some(console, bad, style="red")
+    for what, names in (
+        ("its shard has changed", status.stale),
+        ("its shard is cut otherwise now", status.outdated),
+        ("its shard is gone; output.prune=true removes it", status.vanished),
+    ):
+        _print_some(console, [f"{name}: {what}" for name in names], style="yellow")
+
+
+def _print_some(console: Console, lines: list[str], *, style: str) -> None:
+    """The first lines, and how many more there are: a screen holds no more."""
+    for line in lines[:MOST_NAMES]:
+        console.print(line, style=style, markup=False)
+    if len(lines) > MOST_NAMES:
+        console.print(f"... and {len(lines) - MOST_NAMES:,} more", style=style)
+
+
+def _next_step(status: "Status") -> str:
+    """What a run would do, in words."""
+    rows = status.num_rows - status.num_rows_done
+    splits = status.num_splits - status.num_splits_done
+    if splits:
+        time_needed = f", about {_duration(status.seconds)}" if status.seconds is not None else ""
+        return f"score {rows:,} rows in {splits:,} splits{time_needed}"
+    if status.quarantined:
+        return "try the quarantined shards again"
+    if status.outdated or not status.complete:
+        return "write the manifest and _SUCCESS"
+    return "do nothing: all is done"
 
 
 def show_findings(findings: "Iterable[Finding]") -> bool:

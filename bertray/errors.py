@@ -3,6 +3,7 @@
 A message says what was found, where, what was wanted, and what to do.
 
     BertrayError          a bug, or a failure nobody foresaw            exit code 1
+    ├── ClusterError      Ray lost work that it could not bring back
     └── UserError         the user's configuration or data              exit code 2
         ├── ConfigError   a key or a value
         ├── SchemaError   a column that is missing or of another type
@@ -19,6 +20,10 @@ class BertrayError(Exception):
     """Root of every error that bertray raises on purpose."""
 
     exit_code = 1
+
+
+class ClusterError(BertrayError):
+    """Ray lost workers or objects and could not bring them back."""
 
 
 class UserError(BertrayError):

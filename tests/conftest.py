@@ -1,17 +1,23 @@
 """Small real parts for all tests: random-weight models, Parquet shards, no network."""
 
+import json
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec.config
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import seaweed
+from fault_proxy import FaultProxy
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 WORDS = "good bad film plot the a is was very not great awful story actor ##s ##ly , . !".split()
+S3_OPTIONS = {"patience_s": 5}  # much less than users get: tests wait for the end of it
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -65,10 +71,58 @@ def write_shards(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def fault_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
+    """The only S3 that tests and their workers know, by their environment; see `s3`."""
+    proxy = FaultProxy()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("AWS_", "FSSPEC_"))]:
+            patch.delenv(name)
+        nowhere = str(tmp_path_factory.mktemp("aws") / "none")
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "key-of-the-tests",
+            "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
+            "AWS_CONFIG_FILE": nowhere,
+            "AWS_SHARED_CREDENTIALS_FILE": nowhere,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": proxy.url,
+            "FSSPEC_S3": json.dumps(S3_OPTIONS),
+        }.items():
+            patch.setenv(name, value)
+        patch.setitem(fsspec.config.conf, "s3", S3_OPTIONS)
+        yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server(
+    tmp_path_factory: pytest.TempPathFactory, fault_proxy: FaultProxy
+) -> Iterator[FaultProxy]:
+    """A real server behind the proxy, with a bucket ``lake``."""
+    from bertray import storage
+
+    with seaweed.running(tmp_path_factory.mktemp("seaweed")) as port:
+        fault_proxy.upstream = ("127.0.0.1", port)
+        storage.resolve("s3://lake")[0].mkdir("lake")
+        yield fault_proxy
+
+
+@pytest.fixture
+def s3(s3_server: FaultProxy) -> Iterator[str]:
+    """A place of a test's own on S3, with a name that is not plain."""
+    s3_server.heal()
+    yield f"s3://lake/place + {uuid.uuid4().hex} %23#é"
+    s3_server.heal()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(fault_proxy: FaultProxy) -> Iterator[None]:
     """One small local cluster for the tests that need one."""
     import ray
 
+    # Where its workers see this, Ray raises on columns that it else sends by Arrow IPC.
+    under_test = os.environ.pop("PYTEST_CURRENT_TEST")
     ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+    os.environ["PYTEST_CURRENT_TEST"] = under_test
     yield
     ray.shutdown()

@@ -26,6 +26,7 @@ FLOORS = {
 MAY_IMPORT_RAY = {
     "cluster.py",
     "score/source.py",
+    "score/ledger.py",
     "score/pipeline.py",
     "train/data.py",
     "train/loop.py",

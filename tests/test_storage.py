@@ -1,116 +1,286 @@
+"""Local disk and S3 keep the same promises: what takes a ``place`` runs on both."""
+
+import json
 import multiprocessing
+import multiprocessing.synchronize
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from fault_proxy import FaultProxy
 
 from bertray import storage
 from bertray.errors import StorageError
+from bertray.storage import local, s3
+
+ODD_NAMES = [
+    "a b.parquet",
+    "c+d=%20.parquet",
+    "day=1/é ü.parquet",
+    "o[1]/*?.parquet",
+    "x::y.parquet",
+]
 
 
-def touch(root: Path, *names: str) -> None:
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder that is not there yet, with a name that is not plain."""
+    if request.param == "disk":
+        return str(tmp_path / "place + %23#é")
+    return str(request.getfixturevalue("s3"))
+
+
+def touch(root: str | Path, *names: str) -> None:
     for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
+        assert storage.put_bytes(storage.join(str(root), name), name.encode())
 
 
-def test_listing_is_recursive_sorted_and_leaves_hidden_and_foreign_files_out(
-    tmp_path: Path,
-) -> None:
-    touch(tmp_path, "b.parquet", "day=1/a b%#é.parquet", "_SUCCESS", ".x.parquet", "notes.txt")
-    touch(tmp_path, "_tmp/c.parquet", "day=1/.d/e.parquet")
-    root, files = storage.list_files(str(tmp_path), suffix=".parquet", key="input.path")
-    assert root == str(tmp_path)
-    assert [file.path for file in files] == ["b.parquet", "day=1/a b%#é.parquet"]
-    assert files[0].size_bytes == len("b.parquet")
+def paths(uri: str, suffix: str = "") -> list[str]:
+    return [file.path for file in storage.list_files(uri, suffix=suffix, key="input.path")[1]]
+
+
+def everything(place: str) -> list[str]:
+    """All that is there, hidden or not, whole or not."""
+    fs, path = storage.resolve(place)
+    found = [name.removeprefix(f"{path}/") for name in fs.find(path)] if fs.exists(path) else []
+    if not storage.is_local(place):
+        key = path.partition("/")[2]
+        uploads = fs.call_s3("list_multipart_uploads", Bucket="lake", Prefix=key)
+        found += [upload["Key"] for upload in uploads.get("Uploads", [])]
+    return sorted(found)
+
+
+def at_once(work: Callable[[int], bool], count: int = 8) -> list[int]:
+    """Those of some threads that say yes."""
+    start = threading.Barrier(count)
+
+    def go(number: int) -> bool:
+        start.wait()
+        return work(number)
+
+    with ThreadPoolExecutor(count) as threads:
+        return [number for number, done in enumerate(threads.map(go, range(count))) if done]
+
+
+def test_listing_is_recursive_sorted_and_leaves_hidden_and_foreign_files_out(place: str) -> None:
+    touch(
+        place, *ODD_NAMES, "_SUCCESS", ".x.parquet", "notes.txt", "_tmp/c.parquet", "d/.e/f.parquet"
+    )
+    root, files = storage.list_files(place, suffix=".parquet", key="input.path")
+    assert root == place
+    assert [file.path for file in files] == sorted(ODD_NAMES)
+    assert files[0].size_bytes == len("a b.parquet")
+    for file in files:
+        uri = storage.join(root, file.path)
+        assert storage.get_bytes(uri) == file.path.encode()
+        assert storage.version_of(uri) == file.version
+        assert storage.exists(uri)
 
 
 @pytest.mark.parametrize(
-    ("uri", "root", "paths"),
+    ("uri", "root", "found"),
     [
         ("in/a.parquet", "in", ["a.parquet"]),
         ("in/*.parquet", "in", ["a.parquet", "b.parquet"]),
         ("in/**/c*.parquet", "in", ["deep/c.parquet"]),
+        ("in/", "in", ["a.parquet", "b.parquet", "deep/c.parquet"]),
     ],
 )
 def test_a_file_or_a_glob_is_listed_below_its_folder(
-    tmp_path: Path, uri: str, root: str, paths: list[str]
+    place: str, uri: str, root: str, found: list[str]
 ) -> None:
-    touch(tmp_path / "in", "a.parquet", "b.parquet", "deep/c.parquet")
-    found, files = storage.list_files(str(tmp_path / uri), suffix=".parquet", key="input.path")
-    assert found == str(tmp_path / root)
-    assert [file.path for file in files] == paths
+    touch(storage.join(place, "in"), "a.parquet", "b.parquet", "deep/c.parquet")
+    above, files = storage.list_files(storage.join(place, uri), suffix="", key="input.path")
+    assert above == storage.join(place, root)
+    assert [file.path for file in files] == found
 
 
-def test_a_changed_file_has_another_version(tmp_path: Path) -> None:
-    touch(tmp_path, "a.parquet")
-    before = storage.list_files(str(tmp_path), suffix="", key="input.path")[1][0].version
-    (tmp_path / "a.parquet").write_bytes(b"other")
-    assert storage.list_files(str(tmp_path), suffix="", key="input.path")[1][0].version != before
+def test_a_folder_whose_name_looks_like_a_glob_is_a_folder(place: str) -> None:
+    touch(place, "o[1]/a.parquet", "o1/b.parquet")
+    assert paths(storage.join(place, "o[1]")) == ["a.parquet"]
 
 
-def test_a_place_that_is_not_there_is_named() -> None:
-    with pytest.raises(StorageError, match=r"input\.path=/no/such/place: no such file"):
-        storage.list_files("/no/such/place", suffix="", key="input.path")
+def test_a_file_that_grows_or_comes_is_seen_at_once(place: str) -> None:
+    uri = storage.join(place, "a")
+    assert not storage.exists(uri)
+    assert storage.get_bytes(uri) is None
+    storage.put_bytes(uri, b"one")
+    assert (storage.exists(uri), storage.exists(place), paths(place)) == (True, True, ["a"])
+    before = storage.version_of(uri)
+    storage.put_bytes(uri, b"other", overwrite=True)
+    assert storage.get_bytes(uri) == b"other"
+    (file,) = storage.list_files(place, suffix="", key="input.path")[1]
+    assert file.version == storage.version_of(uri) != before
+    assert file.size_bytes == 5
+    with pytest.raises(FileNotFoundError):
+        storage.version_of(storage.join(place, "b"))
+
+
+def test_a_place_that_is_not_there_is_named(place: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        storage.list_files(storage.join(place, "none"), suffix="", key="input.path")
+    assert str(caught.value) == f"input.path={place}/none: no such file or folder"
     with pytest.raises(StorageError, match="nofs://x"):
         storage.list_files("nofs://x", suffix="", key="input.path")
 
 
-def test_the_first_writer_wins_and_no_temporary_file_stays(tmp_path: Path) -> None:
-    uri = str(tmp_path / "deep" / "file")
+def test_parquet_is_read_at_random(place: str, tmp_path: Path) -> None:
+    uri = storage.join(place, "a.parquet")
+    table = pa.table({"number": range(5000), "text": ["x" * 50] * 5000})
+    with storage.staging(uri) as staged:
+        pq.write_table(table, staged, row_group_size=1000)
+        assert storage.publish(staged, uri)
+    with storage.open_input(uri) as file:
+        assert pq.ParquetFile(file).read_row_group(3)["number"].to_pylist() == [*range(3000, 4000)]
+    with pytest.raises(FileNotFoundError), storage.open_input(storage.join(place, "b.parquet")):
+        pass
+
+
+def test_the_first_writer_wins_and_nothing_unfinished_stays(place: str) -> None:
+    uri = storage.join(place, "deep/file")
     assert storage.put_bytes(uri, b"first")
     assert not storage.put_bytes(uri, b"second")
     assert storage.get_bytes(uri) == b"first"
     assert storage.put_bytes(uri, b"third", overwrite=True)
     assert storage.get_bytes(uri) == b"third"
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]
+    assert everything(place) == ["deep/file"]
 
 
-def _race(uri: str, number: int, wins: "multiprocessing.Queue[int]") -> None:
-    if storage.put_bytes(uri, str(number).encode() * 1000):
-        wins.put(number)
+def test_of_eight_writers_at_once_one_wins_whole(place: str) -> None:
+    uri = storage.join(place, "file")
+    (winner,) = at_once(lambda number: storage.put_bytes(uri, b"%d" % number * 1000))
+    assert storage.get_bytes(uri) == b"%d" % winner * 1000
+    assert everything(place) == ["file"]
 
 
-def test_of_eight_writers_at_once_one_wins_whole(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    wins: multiprocessing.Queue[int] = context.Queue()
-    uri = str(tmp_path / "file")
-    writers = [context.Process(target=_race, args=(uri, n, wins)) for n in range(8)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    winner = wins.get(timeout=5)
-    assert wins.empty()
-    assert storage.get_bytes(uri) == str(winner).encode() * 1000
+def test_only_the_version_that_was_meant_is_replaced(place: str) -> None:
+    uri = storage.join(place, "file")
+    storage.put_bytes(uri, b"one")
+    old = storage.version_of(uri)
+    assert storage.put_bytes(uri, b"another", replaces=old)
+    assert storage.get_bytes(uri) == b"another"
+    assert not storage.put_bytes(uri, b"a late one", replaces=old)
+    assert storage.get_bytes(uri) == b"another"
+    assert not storage.put_bytes(storage.join(place, "none"), b"x", replaces=old)
+    assert everything(place) == ["file"]
 
 
-def test_an_exception_while_building_leaves_nothing(tmp_path: Path) -> None:
-    uri = str(tmp_path / "file")
+def test_of_eight_who_replace_one_version_one_wins_and_a_reader_never_misses_the_file(
+    place: str,
+) -> None:
+    uri = storage.join(place, "file")
+    storage.put_bytes(uri, b"old" * 1000)
+    old = storage.version_of(uri)
+    seen: set[bytes | None] = set()
+    done = threading.Event()
 
+    def watch() -> None:
+        while not done.is_set():
+            seen.add(storage.get_bytes(uri))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    (winner,) = at_once(lambda n: storage.put_bytes(uri, b"%d" % n * 1000, replaces=old))
+    done.set()
+    watcher.join()
+    assert storage.get_bytes(uri) == b"%d" % winner * 1000
+    assert seen <= {b"old" * 1000, b"%d" % winner * 1000}
+    assert everything(place) == ["file"]
+
+
+def test_an_exception_while_building_leaves_nothing(place: str) -> None:
     def build() -> None:
-        with storage.staging(uri) as staged:
+        with storage.staging(storage.join(place, "file")) as staged:
             staged.write_bytes(b"half")
             raise RuntimeError
 
+    before = set(Path(tempfile.gettempdir()).glob(".bertray-*"))
     with pytest.raises(RuntimeError):
         build()
-    assert list(tmp_path.iterdir()) == []
+    assert everything(place) == []
+    assert set(Path(tempfile.gettempdir()).glob(".bertray-*")) <= before
 
 
-def test_json_that_is_none_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text("{")
+def test_json_that_is_none_is_named(place: str) -> None:
+    uri = storage.join(place, "x.json")
+    storage.put_json(uri, {"ü": 1})
+    assert storage.get_json(uri) == {"ü": 1}
+    storage.put_bytes(uri, b"{", overwrite=True)
     with pytest.raises(StorageError, match=r"x\.json: not a JSON document"):
-        storage.get_json(str(tmp_path / "x.json"))
-    assert storage.get_json(str(tmp_path / "gone.json")) is None
+        storage.get_json(uri)
+    assert storage.get_json(storage.join(place, "gone.json")) is None
 
 
-def test_a_folder_with_only_our_unfinished_files_is_empty(tmp_path: Path) -> None:
-    assert storage.is_empty(str(tmp_path / "new"))
-    touch(tmp_path, ".abc.tmp")
-    assert storage.is_empty(str(tmp_path))
-    touch(tmp_path, "theirs")
-    assert not storage.is_empty(str(tmp_path))
+def test_a_folder_with_no_more_than_our_unfinished_files_is_empty(place: str) -> None:
+    assert storage.is_empty(place)
+    touch(place, f".bertray-{'0' * 32}.tmp")
+    assert storage.is_empty(place)
+    touch(place, ".theirs")
+    assert not storage.is_empty(place)
+
+
+def test_what_is_removed_is_gone_and_its_neighbour_is_not(place: str) -> None:
+    touch(place, *(f"out/{name}" for name in ODD_NAMES), "out/_hidden", "out2/a", "file", "file2")
+    storage.remove(storage.join(place, "out"))
+    storage.remove(storage.join(place, "file"))
+    storage.remove(storage.join(place, "none"))
+    assert everything(place) == ["file2", "out2/a"]
+    storage.remove(storage.join(place, "out2/a"))
+    assert everything(place) == ["file2"]
+
+
+def test_a_folder_is_downloaded_as_it_is(place: str, tmp_path: Path) -> None:
+    touch(place, *ODD_NAMES, ".hidden")
+    storage.download(place, tmp_path / "here")
+    found = [path for path in (tmp_path / "here").rglob("*") if path.is_file()]
+    assert sorted(str(path.relative_to(tmp_path / "here")) for path in found) == sorted(
+        [*ODD_NAMES, ".hidden"]
+    )
+    assert all(
+        path.read_bytes().decode() == str(path.relative_to(tmp_path / "here")) for path in found
+    )
+
+
+def test_credentials_in_a_path_are_refused_and_not_repeated() -> None:
+    for uri in ("s3://key:hush@lake/in", "gs://key:hush@lake"):
+        with pytest.raises(StorageError, match="must not hold credentials") as caught:
+            storage.list_files(uri, suffix="", key="input.path")
+        assert "hush" not in str(caught.value)
+
+
+_start: "multiprocessing.synchronize.Barrier"
+
+
+def _meet(barrier: "multiprocessing.synchronize.Barrier") -> None:
+    global _start  # noqa: PLW0603
+    _start = barrier
+
+
+def _put_at_once(uri: str, number: int, version: str | None) -> bool:
+    _start.wait()
+    return storage.put_bytes(uri, str(number).encode() * 1000, replaces=version)
+
+
+def test_of_processes_at_once_one_wins_whole(tmp_path: Path) -> None:
+    uri, count = str(tmp_path / "file"), 4
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(count, _meet, (context.Barrier(count),)) as pool:
+        version = None
+        for _ in range(5):
+            tasks = [(uri, number, version) for number in range(count)]
+            wins = pool.starmap(_put_at_once, tasks, chunksize=1)
+            assert sum(wins) == 1
+            assert storage.get_bytes(uri) == str(wins.index(True)).encode() * 1000
+            storage.put_bytes(uri, b"next round", overwrite=True)
+            version = storage.version_of(uri)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
@@ -118,17 +288,95 @@ def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "in/link.parquet").symlink_to(tmp_path / "elsewhere/x.parquet")
     (tmp_path / "in/sub").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in/nowhere.parquet").symlink_to(tmp_path / "gone")
-    _, files = storage.list_files(str(tmp_path / "in"), suffix=".parquet", key="input.path")
-    assert [file.path for file in files] == [
+    assert paths(str(tmp_path / "in"), ".parquet") == [
         "a.parquet",
         "link.parquet",
         "sub/deep/y.parquet",
         "sub/x.parquet",
     ]
-    assert files[0].version == storage.version_of(str(tmp_path / "in/a.parquet"))
 
 
-def test_a_folder_whose_name_looks_like_a_glob_is_a_folder(tmp_path: Path) -> None:
-    touch(tmp_path, "o[1]/a.parquet")
-    root, files = storage.list_files(str(tmp_path / "o[1]"), suffix="", key="input.path")
-    assert (root, [file.path for file in files]) == (str(tmp_path / "o[1]"), ["a.parquet"])
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_listed_is_no_empty_one(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.parquet", "in/closed/b.parquet")
+    (tmp_path / "in/closed").chmod(0)
+    try:
+        with pytest.raises(StorageError, match="cannot be listed: Permission denied"):
+            paths(str(tmp_path / "in"))
+    finally:
+        (tmp_path / "in/closed").chmod(0o700)
+
+
+def test_sweeping_takes_our_old_unfinished_files_and_no_others(tmp_path: Path) -> None:
+    old, new = (tmp_path / f"deep/.bertray-{digit * 32}.tmp" for digit in "01")
+    touch(tmp_path, f"deep/{old.name}", f"deep/{new.name}", "deep/.theirs.tmp", "deep/a.parquet")
+    long_ago = time.time() - 700
+    for path in (tmp_path / "deep").iterdir():
+        if path != new:
+            os.utime(path, (long_ago, long_ago))
+    storage.sweep(str(tmp_path), older_than_s=600)
+    assert everything(str(tmp_path)) == sorted(
+        [f"deep/{new.name}", "deep/.theirs.tmp", "deep/a.parquet"]
+    )
+    storage.sweep(str(tmp_path / "none"), older_than_s=600)
+
+
+def test_what_killed_processes_staged_for_elsewhere_does_not_pile_up(
+    tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = [tmp_path / f".bertray-{digit * 32}.tmp" for digit in "01"]
+    touch(tmp_path, *(path.name for path in left), "theirs.tmp")
+    long_ago = time.time() - local.STAGED_FOR_S - 1
+    for path in (left[0], tmp_path / "theirs.tmp"):
+        os.utime(path, (long_ago, long_ago))
+    touch(s3, "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [left[1].name, "theirs.tmp"]
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Content that goes in three parts."""
+    monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)  # the least that S3 takes
+    return os.urandom(11 * 2**20)
+
+
+def test_what_goes_in_parts_is_whole_and_under_the_same_conditions(
+    s3: str, s3_server: FaultProxy, small_parts: bytes
+) -> None:
+    uri = storage.join(s3, "big")
+    assert storage.put_bytes(uri, small_parts)
+    assert [method for method, path in s3_server.requests if "partNumber" in path] == ["PUT"] * 3
+    old = storage.version_of(uri)
+    assert not storage.put_bytes(uri, small_parts[1:])
+    assert storage.get_bytes(uri) == small_parts
+    assert storage.put_bytes(uri, small_parts[2:], replaces=old)
+    assert not storage.put_bytes(uri, small_parts[3:], replaces=old)
+    assert storage.get_bytes(uri) == small_parts[2:]
+    assert everything(s3) == ["big"]
+
+
+def test_sweeping_aborts_old_uploads_below_a_folder_and_no_others(s3: str) -> None:
+    fs, path = storage.resolve(s3)
+    key = path.partition("/")[2]
+    for name in ("out/a", "out2/b"):
+        fs.call_s3("create_multipart_upload", Bucket="lake", Key=f"{key}/{name}")
+    storage.sweep(storage.join(s3, "out"), older_than_s=600)
+    assert everything(s3) == [f"{key}/out/a", f"{key}/out2/b"]
+    storage.sweep(storage.join(s3, "out"), older_than_s=-1)
+    assert everything(s3) == [f"{key}/out2/b"]
+
+
+def test_what_stands_for_a_folder_on_s3_is_no_file(s3: str) -> None:
+    fs, path = storage.resolve(s3)
+    fs.call_s3("put_object", Bucket="lake", Key=f"{path.partition('/')[2]}/in/", Body=b"")
+    assert storage.is_empty(storage.join(s3, "in"))
+    touch(s3, "in/a.parquet")
+    assert paths(storage.join(s3, "in")) == ["a.parquet"]
+
+
+def test_what_python_pickles_of_a_filesystem_holds_no_credentials(s3: str) -> None:
+    fs, _ = storage.resolve(s3)
+    text = json.dumps(fs.to_dict()) + repr(fs) + repr(fs.storage_options)
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in text
+    assert os.environ["AWS_ACCESS_KEY_ID"] not in text

@@ -19,6 +19,7 @@ from bertray.errors import DataError, ModelError
 from bertray.evaluate.metrics import classification_metrics
 from bertray.model.bundle import Bundle, load_model, open_bundle
 from bertray.schema import OK, check_label_column, scored_column_names
+from bertray.score.ledger import Attempts
 from bertray.score.pipeline import classified, engine_settings
 from bertray.score.plan import Plan, plan_splits
 from bertray.score.pool import plan_pool
@@ -112,7 +113,9 @@ def predict(
         num_splits=len(splits),
     )
     engine = engine_settings(bundle, config.model, device=pool.device)
-    dataset = classified(splits, bundle=bundle, engine=engine, reading=reading, pool=pool)
+    dataset = classified(
+        splits, bundle=bundle, engine=engine, reading=reading, pool=pool, attempts=Attempts.start()
+    )
     blocks = cast(
         Iterator[pa.Table], iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
     )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -13,7 +14,18 @@ from bertray.model.engine import Engine, EngineStats
 from bertray.model.rate import matmul_rate
 from bertray.model.settings import EngineSettings
 from bertray.schema import append_predictions
-from bertray.score.source import BLOCK_NOTES, Reading, add_stats, fault_of
+from bertray.score.ledger import Attempts, TooManyDeathsError
+from bertray.score.plan import Split, one_line
+from bertray.score.source import (
+    BLOCK_NOTES,
+    Reading,
+    add_stats,
+    fault_block,
+    fault_of,
+    split_of,
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,7 @@ class ClassifierSettings:
         engine: how to run it.
         reading: which columns hold the texts, which are passed through.
         num_threads: torch threads on CPU.
+        attempts: bounds how often a split, or loading the model, may kill the actor.
     """
 
     model: str
@@ -33,6 +46,7 @@ class ClassifierSettings:
     engine: EngineSettings
     reading: Reading
     num_threads: int
+    attempts: Attempts
 
 
 class Notes(logging.Handler):
@@ -58,6 +72,17 @@ class Classifier:
 
     def __init__(self, settings: ClassifierSettings) -> None:
         self._notes = Notes()
+        self._reading = settings.reading
+        self._attempts = settings.attempts
+        try:
+            with self._attempts.one_start():
+                self._load(settings)
+        except TooManyDeathsError as error:
+            raise ModelError(
+                f"model.path={settings.model}: no actor can load it: {error}"
+            ) from error
+
+    def _load(self, settings: ClassifierSettings) -> None:
         if settings.engine.device == "cpu":
             torch.set_num_threads(settings.num_threads)
         bundle = open_bundle(settings.model)
@@ -66,18 +91,37 @@ class Classifier:
                 f"model.path={settings.model}: digest {bundle.digest[:12]} on this node, "
                 f"{settings.model_digest[:12]} on the driver; put the model where all nodes see it"
             )
+        self._labels = bundle.labels
         self._engine = Engine(bundle, settings.engine, num_threads=settings.num_threads)
         # int8 is held against float32, and ONNX Runtime against torch, which it may well beat.
         dtype = "float32" if settings.engine.dtype == "int8" else settings.engine.dtype
         device = torch.device(settings.engine.device)
         self._matmul_rate = matmul_rate(device, getattr(torch, dtype))
-        self._labels = bundle.labels
-        self._reading = settings.reading
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Classify the rows of one split; a block that holds no rows goes by."""
         if fault_of(block) is not None:
             return block
+        split = split_of(block)
+        try:
+            with self._attempts.one("classifying", split.id):
+                return self._classify(block, split)
+        except TooManyDeathsError as error:
+            return fault_block(split, one_line(error))
+
+    def _classify(self, block: pa.Table, split: Split) -> pa.Table:
+        """One split must not stop the others, whatever happens."""
+        try:
+            return self._append_predictions(block)
+        except torch.AcceleratorError:
+            # The device may be lost to this process for good: another one tries the split again.
+            logger.exception("%s: giving up this actor", split.output)
+            os._exit(1)
+        except Exception as error:
+            logger.exception("%s", split.output)
+            return fault_block(split, f"{type(error).__name__}: {one_line(error)}")
+
+    def _append_predictions(self, block: pa.Table) -> pa.Table:
         reading = self._reading
         stats = EngineStats()
         predictions = self._engine.predict(

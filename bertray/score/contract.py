@@ -1,29 +1,25 @@
-"""Whose output folder it is: one model, one group of settings, written down before the first row.
-
-_contract.json   what the folder belongs to        _config.yaml   the resolved config
-_manifest.json   files, rows, quarantined shards   _SUCCESS       every shard is there
-"""
+"""Whose output folder it is: one model and one group of settings, said before the first row."""
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertray import storage
-from bertray.config import ScoreConfig, dump_config
+from bertray.config import ScoreConfig
 from bertray.errors import BertrayError, OutputError
-from bertray.model.bundle import Bundle
-from bertray.score.plan import Plan, outdated_outputs
-from bertray.score.sink import Receipt
+from bertray.score.commits import Digests, list_outputs
+from bertray.score.plan import side_by_side
+from bertray.score.standing import Standing
+
+if TYPE_CHECKING:  # the writing tasks need no torch
+    from bertray.model.bundle import Bundle
 
 SCHEMA_VERSION = 1
-CONTRACT, CONFIG, MANIFEST, SUCCESS = (
-    "_contract.json",
-    "_config.yaml",
-    "_manifest.json",
-    "_SUCCESS",
-)
+CONTRACT = "_contract.json"
+NOT_OF_A_NEW_START = ("_SUCCESS", "_manifest.json", "_index")
+# Where the input lies and when a run gives up change no byte of what is written.
+NOT_IN_CONTRACT = {"path", "on_bad_shard", "on_bad_row", "max_bad_share"}
 
 
 @dataclass(frozen=True)
@@ -35,28 +31,36 @@ class Contract:
         model: what the user named, for messages.
         model_digest: of its files.
         settings: those that change what is written.
+        input: where the shards lie.
     """
 
     schema_version: int
     model: str
     model_digest: str
     settings: dict[str, Any]
+    input: str
 
     @property
-    def settings_digest(self) -> str:
-        """Hash of `settings`."""
+    def digests(self) -> Digests:
+        """What the footers of the folder's files say."""
         text = json.dumps(self.settings, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return Digests(self.model_digest, hashlib.sha256(text.encode()).hexdigest())
 
 
-def contract_of(config: ScoreConfig, bundle: Bundle) -> Contract:
+def contract_of(config: ScoreConfig, bundle: "Bundle") -> Contract:
     """The contract a run asks for. Where the output lies and who computes it is no part of it."""
     settings = {
         "model": config.model.model_dump(exclude={"path"}),
-        "input": config.input.model_dump(exclude={"path"}),
+        "input": config.input.model_dump(exclude=NOT_IN_CONTRACT),
         "output.prefix": config.output.prefix,
     }
-    return Contract(SCHEMA_VERSION, bundle.source, bundle.digest, json.loads(json.dumps(settings)))
+    return Contract(
+        schema_version=SCHEMA_VERSION,
+        model=bundle.source,
+        model_digest=bundle.digest,
+        settings=json.loads(json.dumps(settings)),
+        input=_plain(config.input.path),
+    )
 
 
 def check_place(output: str, source: str) -> None:
@@ -72,101 +76,114 @@ def check_place(output: str, source: str) -> None:
         )
 
 
-def agree(output: str, contract: Contract, *, replace: bool) -> None:
+def agree(output: str, contract: Contract, standing: Standing, *, replace: bool) -> None:
     """Write the contract into a new folder, or check that the folder has an equal one.
 
+    One that ``replace`` gives up is left as it is, for `start_over`.
+
     Raises:
-        OutputError: the folder holds something else, or another model's or settings' work, or
-            cannot be reached.
+        OutputError: as `check`.
+    """
+    found = check(output, contract, standing, replace=replace)
+    uri = storage.join(output, CONTRACT)
+    if found is None:
+        if not storage.put_json(uri, asdict(contract)):
+            # Another run was faster: is it of the same kind?
+            check(output, contract, standing, replace=replace)
+    elif _fits(found, contract, standing) and standing.done and found["input"] != contract.input:
+        storage.put_json(uri, asdict(contract), overwrite=True)  # the same shards, moved
+
+
+def start_over(output: str, contract: Contract, standing: Standing) -> None:
+    """Make a folder that belongs to another contract ours; no-op if it is ours already.
+
+    The contract comes first. Cut off after it, the old files are no commits of ours, and the next
+    run replaces them.
+
+    Raises:
+        OutputError: another run starts it over at the same moment.
+    """
+    uri = storage.join(output, CONTRACT)
+    version = storage.version_of(uri)
+    if _fits(storage.get_json(uri), contract, standing):
+        return
+    if not storage.put_json(uri, asdict(contract), replaces=version):
+        check(output, contract, standing, replace=False)
+        return
+    for name in NOT_OF_A_NEW_START:
+        storage.remove(storage.join(output, name))
+    side_by_side(storage.remove, [storage.join(output, name) for name in list_outputs(output)])
+
+
+def check(output: str, contract: Contract, standing: Standing, *, replace: bool) -> Any | None:
+    """The contract in a folder that may be used; None in a new folder.
+
+    Raises:
+        OutputError: the folder holds something else, or cannot be reached; or it holds another
+            model's, settings' or input's work, which ``replace`` does not give up.
     """
     try:
-        _agree(output, contract, replace=replace)
+        found = storage.get_json(storage.join(output, CONTRACT))
+        empty = found is not None or storage.is_empty(output)
     except BertrayError:
         raise
     except Exception as error:  # each cloud's client has errors of its own
         raise OutputError(f"output.path={output}: cannot be used: {error}") from error
-
-
-def _agree(output: str, contract: Contract, *, replace: bool) -> None:
-    uri = storage.join(output, CONTRACT)
-    found = storage.get_json(uri)
-    if found is None:
-        if not storage.is_empty(output):
-            raise OutputError(
-                f"output.path={output} holds files that bertray did not write (no {CONTRACT}); "
-                "choose an empty or new folder"
-            )
-    elif _same(found, contract):
-        return
-    elif replace:
-        storage.remove(output)
-    else:
+    if not empty:
+        raise OutputError(
+            f"output.path={output} holds files that bertray did not write (no {CONTRACT}); "
+            "choose an empty or new folder"
+        )
+    if found is not None and not replace and not _fits(found, contract, standing):
         raise OutputError(_difference(output, found, contract))
-    if not storage.put_json(uri, asdict(contract)):
-        _agree(output, contract, replace=False)  # another run was faster: is it of the same kind?
+    return found
 
 
-def _same(found: Any, contract: Contract) -> bool:
-    """What the user called the model is for messages alone."""
-    wanted = asdict(contract)
-    return isinstance(found, dict) and found | {"model": contract.model} == wanted
-
-
-def begin(output: str, config: ScoreConfig) -> None:
-    """Say that work is under way: the folder is no longer, or not yet, complete."""
-    storage.remove(storage.join(output, SUCCESS))
-    storage.put_bytes(storage.join(output, CONFIG), dump_config(config).encode(), overwrite=True)
-
-
-def complete(
-    output: str, contract: Contract, plan: Plan, receipts: Iterable[Receipt]
-) -> list[dict[str, str]]:
-    """Write the manifest, and ``_SUCCESS`` if no shard is missing.
-
-    The manifest depends on what was scored, not on when or by how many runs.
-
-    Returns:
-        The quarantined shards, each with ``shard`` and ``reason``.
+def read_contract(output: str) -> Contract:
+    """The contract of an output folder.
 
     Raises:
-        OutputError: a split has no receipt, or one of another number of rows.
+        OutputError: there is none, or it is another version's.
     """
-    by_split = {receipt.split_id: receipt for receipt in receipts}
-    quarantined = [asdict(bad) for bad in plan.bad_shards]
-    files = []
-    for split in plan.splits:
-        receipt = by_split.get(split.id)
-        if receipt is None:
-            raise OutputError(f"{output}: {split.output} was not scored; run again")
-        if receipt.fault is not None:
-            quarantined.append({"shard": split.shard, "reason": receipt.fault})
-            continue
-        if receipt.num_rows != split.num_rows:
-            raise OutputError(
-                f"{output}: {split.output} has {receipt.num_rows} rows, {split.shard} has "
-                f"{split.num_rows}; run again"
-            )
-        files.append(
-            {"path": split.output, "shard": split.shard, "rows": split.num_rows, "split": split.id}
+    found = storage.get_json(storage.join(output, CONTRACT))
+    if found is None:
+        raise OutputError(f"{output}: not an output folder of bertray score (no {CONTRACT})")
+    try:
+        return Contract(**found)
+    except TypeError:
+        raise OutputError(f"{output}: written by another version of bertray") from None
+
+
+def _fits(found: Any, contract: Contract, standing: Standing) -> bool:
+    """Whether a folder's contract is this run's. What the user called the model does not matter.
+
+    Nor does where the shards lie, as long as no other lake's scores are replaced or pruned because
+    names are equal: a lake that moved with its shards as they are shows by those that are done.
+    """
+    if not isinstance(found, dict) or "input" not in found:
+        return False
+    spoken = {"model": contract.model, "input": contract.input}
+    at_stake = standing.stale or standing.outdated or standing.vanished
+    other_lake = found["input"] != contract.input and at_stake and not standing.done
+    return found | spoken == asdict(contract) and not other_lake
+
+
+def raise_if_taken(output: str, digests: Digests) -> None:
+    """Raise OutputError if a folder belongs to another model or other settings by now.
+
+    A run that was cut off for a while may find that its output was started over meanwhile.
+    """
+    found = storage.get_json(storage.join(output, CONTRACT))
+    if found is None:
+        return
+    owner = read_contract(output)
+    if owner.digests != digests:
+        raise OutputError(
+            f"output.path={output} was started over by another run: it belongs to model "
+            f"{owner.model} (digest {owner.model_digest[:12]}, settings "
+            f"{owner.digests.settings[:12]}) now, this run has digest {digests.model[:12]}, "
+            f"settings {digests.settings[:12]}; choose another folder"
         )
-    for path in outdated_outputs(plan, output):
-        storage.remove(storage.join(output, path))
-    if quarantined:
-        storage.remove(storage.join(output, SUCCESS))
-    manifest = {
-        "model": contract.model,
-        "model_digest": contract.model_digest,
-        "settings_digest": contract.settings_digest,
-        "rows": sum(receipt.num_rows for receipt in by_split.values()),
-        "files": files,
-        "quarantined": quarantined,
-    }
-    uri = storage.join(output, MANIFEST)
-    if storage.get_json(uri) != manifest:
-        storage.put_json(uri, manifest, overwrite=True)
-    if not quarantined:
-        storage.put_bytes(storage.join(output, SUCCESS), b"")
-    return quarantined
 
 
 def _difference(output: str, found: Any, wanted: Contract) -> str:
@@ -177,6 +194,11 @@ def _difference(output: str, found: Any, wanted: Contract) -> str:
         what = (
             f"belongs to model {found['model']} (digest {found['model_digest'][:12]}), this run "
             f"has {wanted.model} (digest {wanted.model_digest[:12]})"
+        )
+    elif found["settings"] == wanted.settings:
+        what = (
+            f"holds what was scored from {found['input']}, this run reads {wanted.input} and would "
+            "replace it, for names are equal"
         )
     else:
         old, new = _flat(found["settings"]), _flat(wanted.settings)

@@ -1,6 +1,5 @@
 """The stages that scoring and evaluation share: splits in, blocks with predictions out."""
 
-import warnings
 from collections.abc import Sequence
 
 import ray.data
@@ -11,11 +10,10 @@ from bertray.model.backend import Device
 from bertray.model.bundle import Bundle
 from bertray.model.settings import EngineSettings, resolve_settings
 from bertray.score.classifier import Classifier, ClassifierSettings
+from bertray.score.ledger import Attempts
 from bertray.score.plan import Split
 from bertray.score.pool import TASK_CPUS, PoolPlan
 from bertray.score.source import Reading, SplitSource
-
-ATTEMPTS = 3  # of an actor, and of a split in an actor that died
 
 
 def engine_settings(
@@ -39,26 +37,26 @@ def classified(
     engine: EngineSettings,
     reading: Reading,
     pool: PoolPlan,
+    attempts: Attempts,
 ) -> Dataset:
-    """Blocks with predictions, one a split."""
+    """Blocks with predictions, one a split. A split that fails is a block that says why."""
     settings = ClassifierSettings(
         model=bundle.location,
         model_digest=bundle.digest,
         engine=engine,
         reading=reading,
         num_threads=pool.num_threads,
+        attempts=attempts,
     )
     context = DataContext.get_current()
     context.target_max_block_size = None  # a split stays one block from read to write
     context.enable_progress_bars = False  # Ray counts blocks in flight; we count files put
     blocks = ray.data.read_datasource(
-        SplitSource(splits, reading),
+        SplitSource(splits, reading, attempts),
         num_cpus=TASK_CPUS,
         override_num_blocks=len(splits),
         compute=few_tasks(pool, len(splits)),
     )
-    # Ray 2.60 warns that extra keywords will go, but has no named ones for bounded restarts.
-    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     scored: Dataset = blocks.map_batches(
         Classifier,
         fn_constructor_args=(settings,),
@@ -74,8 +72,6 @@ def classified(
         ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
-        max_restarts=ATTEMPTS,
-        max_task_retries=ATTEMPTS,
     )
     return scored
 

@@ -1,36 +1,31 @@
-"""Input shards to splits, and which of them are still to do.
+"""Input shards to splits.
 
 A split is a run of row groups of one shard: what one actor call handles and one output file holds.
-Its output's footer names it, so an output folder says itself which splits are done.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from types import MappingProxyType
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertray import storage
-from bertray.errors import DataError, SchemaError
+from bertray.errors import DataError, SchemaError, StorageError
 from bertray.storage import FileInfo
 
 SUFFIX = ".parquet"
-FOOTERS_AT_ONCE = 16  # reading a footer is waiting, on S3 above all
+MOST_ROWS_OF_A_GROUP = 1 << 27  # their scored columns alone take some gigabytes
+AT_ONCE = 16  # threads that read footers: that is waiting, on S3 above all
 
-# What the footer of a scored file says; values are text.
-SPLIT_ID = b"bertray.split_id"
-SHARD = b"bertray.shard"
-MODEL_DIGEST = b"bertray.model_digest"
-SETTINGS_DIGEST = b"bertray.settings_digest"
-ENGINE = b"bertray.engine"
-NUM_HALVINGS = b"bertray.num_halvings"  # of the token budget
-STATUS_COUNTS = b"bertray.status_counts"
-LABEL_COUNTS = b"bertray.label_counts"
-VERSION = b"bertray.version"
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -44,6 +39,7 @@ class Split:
         shard_size_bytes: the whole file's length.
         first_row_group: where the run begins.
         num_row_groups: how many it holds.
+        shard_row_groups: how many the whole shard has.
         num_rows: rows of these row groups.
         size_bytes: their uncompressed size.
         output: name of the scored file, relative to the output folder.
@@ -55,6 +51,7 @@ class Split:
     shard_size_bytes: int
     first_row_group: int
     num_row_groups: int
+    shard_row_groups: int
     num_rows: int
     size_bytes: int
     output: str
@@ -112,6 +109,8 @@ def plan_splits(
     *,
     check_schema: Callable[[pa.Schema, str], None],
     max_split_rows: int,
+    max_split_bytes: int | None = None,
+    known: Mapping[str, Sequence[Split]] = MappingProxyType({}),
     key: str = "input.path",
 ) -> Plan:
     """List the shards of ``uri``, read their footers side by side, and cut them into splits.
@@ -121,10 +120,13 @@ def plan_splits(
         check_schema: called with a shard's Arrow schema and name; raises SchemaError if unfit.
         max_split_rows: a shard with more rows is cut on row-group borders. A row group is never
             cut, so a split may hold more.
+        max_split_bytes: likewise for uncompressed bytes.
+        known: splits by shard that an earlier run planned. If a shard is still the same and they
+            cover it, its footer is not read again.
         key: the setting that named ``uri``, for messages.
 
     Raises:
-        StorageError: ``uri`` cannot be listed.
+        StorageError: ``uri`` cannot be listed, or a shard cannot be reached.
         DataError: no shard is there, or none can be read.
         SchemaError: no shard has the columns wanted.
     """
@@ -132,14 +134,21 @@ def plan_splits(
     if not files:
         raise DataError(f"{key}={uri}: no *{SUFFIX} files in there")
 
-    def cut(file: FileInfo) -> list[Split] | Exception:
+    def cut(file: FileInfo) -> Sequence[Split] | Exception:
+        splits = known.get(file.path, ())
+        if _covered(file, splits):
+            return [replace(split, root=root) for split in splits]
+        uri = storage.join(root, file.path)
         try:
-            return _cut(root, file, check_schema=check_schema, max_split_rows=max_split_rows)
-        except (SchemaError, OSError, pa.ArrowException) as error:
+            with storage.open_input(uri) as source:
+                footer = pq.read_metadata(source)
+            check_schema(footer.schema.to_arrow_schema(), uri)
+            return _cut(root, file, footer, max_split_rows, max_split_bytes or sys.maxsize)
+        except Exception as error:  # a hostile footer may raise anything
+            raise_if_outage(error, uri)
             return error
 
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
-        results = list(threads.map(cut, files))
+    results = side_by_side(cut, files)
     errors = [(f, r) for f, r in zip(files, results, strict=True) if isinstance(r, Exception)]
     if len(errors) == len(files):
         first = errors[0][1]
@@ -161,91 +170,53 @@ def plan_splits(
     return Plan(tuple(splits), bad)
 
 
-def committed_splits(
-    splits: Iterable[Split], output: str, *, model_digest: str, settings_digest: str
-) -> dict[str, dict[bytes, bytes]]:
-    """Which splits the output folder holds already: split id to footer metadata.
-
-    The footer is the commit: a file under the right name with another split id (its shard has
-    changed), model or settings does not count.
-    """
-    if not storage.exists(output):
-        return {}
-    _, files = storage.list_files(output, suffix=SUFFIX, key="output.path")
-    there = {file.path for file in files}
-
-    def footer(split: Split) -> dict[bytes, bytes] | None:
-        return read_footer(storage.join(output, split.output))
-
-    candidates = [split for split in splits if split.output in there]
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
-        footers = list(threads.map(footer, candidates))
-    return {
-        split.id: metadata
-        for split, metadata in zip(candidates, footers, strict=True)
-        if metadata is not None
-        and is_commit(metadata, split, model_digest=model_digest, settings_digest=settings_digest)
-    }
-
-
-def is_commit(
-    footer: dict[bytes, bytes], split: Split, *, model_digest: str, settings_digest: str
-) -> bool:
-    """Whether a footer says that its file is this split's, by this model and these settings."""
-    return (
-        footer.get(SPLIT_ID) == split.id.encode()
-        and footer.get(MODEL_DIGEST) == model_digest.encode()
-        and footer.get(SETTINGS_DIGEST) == settings_digest.encode()
-    )
-
-
-def outdated_outputs(plan: Plan, output: str) -> list[str]:
-    """Scored files of shards that are still there but are cut into other splits now.
-
-    A shard that grew past ``input.max_split_rows`` leaves its old, single output behind, whose
-    rows would be read twice. Outputs of shards that are gone are not touched.
-    """
-    _, files = storage.list_files(output, suffix=SUFFIX, key="output.path")
-    current = {split.output for split in plan.splits}
-    shards = {split.shard.encode() for split in plan.splits}
-    others = [file.path for file in files if file.path not in current]
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
-        footers = threads.map(lambda path: read_footer(storage.join(output, path)), others)
-        return [
-            path
-            for path, footer in zip(others, footers, strict=True)
-            if footer and SPLIT_ID in footer and footer.get(SHARD) in shards
-        ]
-
-
-def read_footer(uri: str) -> dict[bytes, bytes] | None:
-    """The footer's key-value metadata, or None if there is no readable Parquet file."""
-    try:
-        with storage.open_input(uri) as file:
-            return dict(pq.read_metadata(file).metadata or {})
-    except (OSError, pa.ArrowException):
-        return None
-
-
 def one_line(error: BaseException) -> str:
     """An error's message for a manifest: its first line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def raise_if_outage(error: BaseException, uri: str) -> None:
+    """Raise StorageError if an error speaks of the place that ``uri`` names, not of the file.
+
+    A file that cannot be read is quarantined, one that we may not read too. A place that cannot
+    be reached stops the run, or every shard of it would be.
+    """
+    if storage.is_outage(error) and not isinstance(error, PermissionError):
+        raise StorageError(
+            f"{uri}: cannot be reached: {storage.reason_of(error)}; what is done is safe: run again"
+        ) from error
+
+
+def side_by_side(look: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """``look`` at each item in some threads."""
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return list(threads.map(look, items))
+
+
+def _covered(file: FileInfo, splits: Sequence[Split]) -> bool:
+    """Whether splits are of this very file, and all of it."""
+    end = 0
+    for split in splits:
+        same = (split.shard_version, split.shard_size_bytes) == (file.version, file.size_bytes)
+        if not same or split.first_row_group != end:
+            return False
+        end += split.num_row_groups
+    return bool(splits) and end == splits[0].shard_row_groups
+
+
 def _cut(
-    root: str,
-    file: FileInfo,
-    *,
-    check_schema: Callable[[pa.Schema, str], None],
-    max_split_rows: int,
+    root: str, file: FileInfo, footer: pq.FileMetaData, max_rows: int, max_bytes: int
 ) -> list[Split]:
-    uri = storage.join(root, file.path)
-    with storage.open_input(uri) as source:
-        footer = pq.read_metadata(source)
-    check_schema(footer.schema.to_arrow_schema(), uri)
-    rows = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
-    sizes = [footer.row_group(index).total_byte_size for index in range(footer.num_row_groups)]
-    runs = _runs(rows, max_split_rows)
+    groups = [footer.row_group(index) for index in range(footer.num_row_groups)]
+    rows = [group.num_rows for group in groups]
+    if not all(0 <= count <= MOST_ROWS_OF_A_GROUP for count in rows):
+        count = next(count for count in rows if not 0 <= count <= MOST_ROWS_OF_A_GROUP)
+        raise DataError(
+            f"{file.path}: the footer claims {count} rows in one row group, at most "
+            f"{MOST_ROWS_OF_A_GROUP} can be scored; write the shard with smaller row groups"
+        )
+    sizes = [group.total_byte_size for group in groups]
+    runs = _runs(rows, sizes, max_rows, max_bytes)
     stem = file.path.removesuffix(SUFFIX)
     return [
         Split(
@@ -255,6 +226,7 @@ def _cut(
             shard_size_bytes=file.size_bytes,
             first_row_group=first,
             num_row_groups=end - first,
+            shard_row_groups=len(groups),
             num_rows=sum(rows[first:end]),
             size_bytes=sum(sizes[first:end]),
             output=file.path if len(runs) == 1 else f"{stem}-{number:05d}{SUFFIX}",
@@ -263,13 +235,16 @@ def _cut(
     ]
 
 
-def _runs(rows: Sequence[int], max_rows: int) -> list[tuple[int, int]]:
-    """Neighbouring row groups as [first, end) runs of at most ``max_rows``; at least one run."""
+def _runs(
+    rows: Sequence[int], sizes: Sequence[int], max_rows: int, max_bytes: int
+) -> list[tuple[int, int]]:
+    """Neighbouring row groups as [first, end) runs of at most so much; at least one run."""
     runs = []
-    first = total = 0
-    for index, count in enumerate(rows):
-        if index > first and total + count > max_rows:
+    first = num_rows = num_bytes = 0
+    for index, (count, size) in enumerate(zip(rows, sizes, strict=True)):
+        if index > first and (num_rows + count > max_rows or num_bytes + size > max_bytes):
             runs.append((first, index))
-            first, total = index, 0
-        total += count
+            first, num_rows, num_bytes = index, 0, 0
+        num_rows += count
+        num_bytes += size
     return [*runs, (first, len(rows))]

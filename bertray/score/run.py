@@ -9,30 +9,38 @@ shards -> splits -> SplitSource -> Classifier actors -> ShardSink -> receipts ->
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 import pyarrow as pa
 
 from bertray import cluster, storage
 from bertray.config import ScoreConfig
-from bertray.errors import ModelError, SchemaError
+from bertray.errors import ClusterError, DataError, ModelError, SchemaError
 from bertray.model.bundle import Bundle, load_model, open_bundle
 from bertray.model.engine import verify_int8
 from bertray.model.settings import EngineSettings
 from bertray.schema import append_predictions, no_predictions
 from bertray.score import contract as folder
+from bertray.score import manifest
+from bertray.score.commits import Receipt
 from bertray.score.contract import Contract
+from bertray.score.lease import Holder, hold
+from bertray.score.ledger import Attempts
 from bertray.score.pipeline import classified, engine_settings, few_tasks
-from bertray.score.plan import Plan, Split, committed_splits, plan_splits
+from bertray.score.plan import Split, one_line
 from bertray.score.pool import TASK_CPUS, plan_pool
-from bertray.score.sink import Receipt, ShardSink
+from bertray.score.sink import ShardSink
 from bertray.score.source import Reading, read_split
-from bertray.score.summary import Progress, Summary, summarize
+from bertray.score.standing import Standing, take_stock
+from bertray.score.summary import Progress, Summary, Tally
 
 logger = logging.getLogger(__name__)
 
 INT8_SAMPLE_ROWS = 256
 INT8_LEAST_AGREEMENT = 0.995
+LAUNCHES = 3  # of the pipeline, when Ray itself fails
+SWEEP_AFTER_S = 600.0  # no file takes that long to be built
 
 
 @dataclass(frozen=True)
@@ -43,43 +51,55 @@ class Job:
     bundle: Bundle
     reading: Reading
     contract: Contract
-    plan: Plan
-    done: tuple[Receipt, ...]
-    pending: tuple[Split, ...]
+    standing: Standing
 
 
 def score(
-    config: ScoreConfig, *, on_progress: Callable[[Progress], None] = lambda progress: None
+    config: ScoreConfig,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_wait: Callable[[Holder], None] = lambda holder: None,
 ) -> Summary:
     """Score every row of the input that the output does not hold yet.
 
+    Args:
+        config: the job.
+        on_progress: called as rows are put in place.
+        on_wait: called when another run is at work on the output, before waiting for it.
+
     Raises:
         UserError: the config, the model, the input or the output folder cannot be used; found
-            before a cluster starts.
+            before a cluster starts. Or more is bad than the config bears.
+        ClusterError: Ray failed again and again. What is done is safe.
     """
     job = prepare(config)
-    receipts = list(job.done)
-    num_rows = sum(receipt.num_rows for receipt in receipts)
-    start = time.perf_counter()
-    for receipt in run_pending(job):
-        receipts.append(receipt)
-        num_rows += receipt.num_rows
-        on_progress(Progress(num_rows, job.plan.num_rows, len(receipts), len(job.plan.splits)))
-    seconds = time.perf_counter() - start if job.pending else 0.0
-    quarantined = folder.complete(config.output.path, job.contract, job.plan, receipts)
-    return summarize(receipts, new=receipts[len(job.done) :], seconds=seconds, bad=quarantined)
+    folder.agree(config.output.path, job.contract, job.standing, replace=config.output.replace)
+    if not job.standing.pending:
+        job.standing.index.close()
+        return finish(job, tally_of(job))
+    with hold(config.output.path, on_wait=on_wait) as waited:
+        if waited:  # what the other run did is done
+            job = prepare(config)
+        if config.output.replace:
+            folder.start_over(config.output.path, job.contract, job.standing)
+        storage.sweep(config.output.path, older_than_s=SWEEP_AFTER_S)
+        tally = tally_of(job)
+        start = time.perf_counter()
+        try:
+            for receipt in run_pending(job):
+                tally.add(receipt, is_new=True)
+                tally.check(config.input)
+                on_progress(tally.progress())
+        finally:
+            job.standing.index.close()
+        tally.summary.seconds = time.perf_counter() - start if job.standing.pending else 0.0
+        return finish(job, tally)
 
 
 def prepare(config: ScoreConfig) -> Job:
-    """Look at everything that can be wrong, without a cluster."""
+    """Look at everything that can be wrong, without a cluster and without writing a byte."""
     source, output = config.input, config.output
     folder.check_place(output.path, source.path)
-    reading = Reading(source.text, source.text_pair, source.columns, output.prefix)
-    plan = plan_splits(
-        storage.absolute(source.path),
-        check_schema=reading.check,
-        max_split_rows=source.max_split_rows,
-    )
     bundle = open_bundle(config.model.path)
     if bundle.task == "regression":
         raise ModelError(
@@ -88,57 +108,105 @@ def prepare(config: ScoreConfig) -> Job:
     # Checks the settings too; on which device class they will be used is not known yet.
     engine_settings(bundle, config.model, device="cuda" if config.pool.wants_gpus else "cpu")
     contract = folder.contract_of(config, bundle)
-    footers = committed_splits(
-        plan.splits,
-        output.path,
-        model_digest=contract.model_digest,
-        settings_digest=contract.settings_digest,
-    )
-    done = tuple(
-        Receipt.from_footer(split, footers[split.id])
-        for split in plan.splits
-        if split.id in footers
-    )
-    pending = tuple(split for split in plan.splits if split.id not in footers)
-    if pending:
+    reading = reading_of(config)
+    standing = take_stock(source, output.path, contract.digests, check_schema=reading.check)
+    if standing.pending:
         load_model(bundle)  # a head that does not fit is found here, not in every actor
-    # Last, since it may remove another model's work: all that could still go wrong has not.
-    folder.agree(output.path, contract, replace=output.replace)
-    return Job(config, bundle, reading, contract, plan, done, pending)
+    job = Job(config, bundle, reading, contract, standing)
+    tally_of(job).check(source)
+    folder.check(output.path, contract, standing, replace=output.replace)
+    return job
+
+
+def reading_of(config: ScoreConfig) -> Reading:
+    """Which columns the job reads, and how much at once."""
+    source = config.input
+    return Reading(
+        text=source.text,
+        text_pair=source.text_pair,
+        columns=source.columns,
+        prefix=config.output.prefix,
+        max_bytes=source.max_split_bytes,
+    )
+
+
+def tally_of(job: Job) -> Tally:
+    """What earlier runs have done."""
+    tally = Tally(job.standing.plan)
+    for receipt in job.standing.done:
+        tally.add(receipt, is_new=False)
+    return tally
+
+
+def finish(job: Job, tally: Tally) -> Summary:
+    """Write the manifest, and what the next run need not look up again."""
+    output = job.config.output
+    tally.summary.quarantined = manifest.complete(
+        output.path, job.contract, job.standing, tally.receipts, prune=output.prune
+    )
+    tally.summary.vanished = [] if output.prune else list(job.standing.vanished)
+    return tally.summary
 
 
 def run_pending(job: Job) -> Iterator[Receipt]:
     """Score what is missing; one receipt a split, as its file is put in place."""
-    if not job.pending:
-        return
-    folder.begin(job.config.output.path, job.config)
+    missing = {split.id: split for split in job.standing.pending}
+    if missing:
+        manifest.begin(job.config.output.path, job.config)
+    for launches in count(1):
+        if not missing:
+            return
+        try:
+            for receipt in launch(job, tuple(missing.values())):
+                split = missing.pop(receipt.split_id, None)
+                if split is not None:
+                    if receipt.fault is None:
+                        job.standing.index.add(split, receipt)
+                    yield receipt
+            if missing:
+                raise ClusterError(f"Ray ended without a word on {len(missing)} splits")
+        except ClusterError as error:
+            if launches == LAUNCHES:
+                raise
+            logger.warning("%s; starting again with %d splits to do", error, len(missing))
+
+
+def launch(job: Job, splits: Sequence[Split]) -> Iterator[Receipt]:
+    """Send splits through the cluster once."""
     resources = cluster.connect()
+    filled = [split for split in splits if split.num_rows]
     pool = plan_pool(
         job.config.pool,
         num_cpus=resources.num_cpus,
         num_gpus=resources.num_gpus,
-        num_splits=len(job.pending),
+        num_splits=len(filled),
     )
     engine = engine_settings(job.bundle, job.config.model, device=pool.device)
     sink = ShardSink(
         output=storage.absolute(job.config.output.path),
-        model_digest=job.contract.model_digest,
-        settings_digest=job.contract.settings_digest,
+        digests=job.contract.digests,
         engine=f"{engine.device} {engine.backend} {engine.dtype}",
         prefix=job.reading.prefix,
+        keep_bad_rows=job.config.input.on_bad_row == "quarantine",
+        attempts=None,
     )
-    filled = [split for split in job.pending if split.num_rows]
-    for split in job.pending:
+    for split in splits:
         if not split.num_rows:  # Ray Data hands on no empty blocks
             yield commit_empty(split, job, sink)
     if not filled:
         return
     if engine.dtype == "int8":
         report_int8(filled, job, engine)
+    attempts = Attempts.start()
     dataset = classified(
-        filled, bundle=job.bundle, engine=engine, reading=job.reading, pool=pool
+        filled,
+        bundle=job.bundle,
+        engine=engine,
+        reading=job.reading,
+        pool=pool,
+        attempts=attempts,
     ).map_batches(
-        sink,
+        replace(sink, attempts=attempts),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
@@ -157,7 +225,11 @@ def run_pending(job: Job) -> Iterator[Receipt]:
 
 def commit_empty(split: Split, job: Job, sink: ShardSink) -> Receipt:
     """A shard without rows gets its scored twin without rows, columns and all."""
-    table, labels = read_split(split, job.reading), job.bundle.labels
+    try:
+        table = read_split(split, job.reading)
+    except (SchemaError, OSError, pa.ArrowException) as error:  # it changed since it was planned
+        return Receipt.of_fault(split, one_line(error))
+    labels = job.bundle.labels
     passed = table.select(job.reading.passed(table.column_names))
     nothing = no_predictions(num_labels=len(labels))
     scored = append_predictions(passed, nothing, labels=labels, prefix=job.reading.prefix)
@@ -170,7 +242,7 @@ def report_int8(splits: Sequence[Split], job: Job, engine: EngineSettings) -> No
         try:
             rows = read_split(split, job.reading).slice(0, INT8_SAMPLE_ROWS)
             break
-        except (SchemaError, OSError, pa.ArrowException):
+        except (SchemaError, DataError, OSError, pa.ArrowException):
             continue  # the actors' splits are read elsewhere, and it will be quarantined there
     else:
         return

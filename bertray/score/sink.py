@@ -7,73 +7,33 @@ that progress is what stands on disk, and it never holds rows.
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bertray import __version__, storage
-from bertray.errors import StorageError
+from bertray.errors import DataError, StorageError
 from bertray.schema import scored_column_names
-from bertray.score import plan
-from bertray.score.plan import Split
+from bertray.score import commits
+from bertray.score.commits import Digests, Receipt, is_commit, read_footer
+from bertray.score.contract import raise_if_taken
+from bertray.score.ledger import Attempts, TooManyDeathsError
+from bertray.score.plan import Split, one_line
 from bertray.score.source import (
     BLOCK_FAULT,
     BLOCK_NOTES,
     BLOCK_SPLIT,
     BLOCK_STATS,
     fault_of,
+    raise_if_changed,
     split_of,
     stats_of,
 )
 
-
-@dataclass(frozen=True)
-class Receipt:
-    """What became of one split.
-
-    Attributes:
-        split_id: `Split.id`.
-        output: name of the scored file.
-        num_rows: rows in it; 0 with a fault.
-        stats: what the stages of this run did for it: seconds and counts by name.
-        status_counts: rows by prediction status.
-        label_counts: rows by predicted label.
-        fault: why there is no scored file, or None.
-        notes: warnings of the actor, for the driver to log.
-    """
-
-    split_id: str
-    output: str
-    num_rows: int
-    stats: dict[str, float]
-    status_counts: dict[str, int]
-    label_counts: dict[str, int]
-    fault: str | None = None
-    notes: Sequence[str] = ()
-
-    def to_table(self) -> pa.Table:
-        """One row, for the way to the driver."""
-        return pa.table({"receipt": [json.dumps(asdict(self))]})
-
-    @classmethod
-    def from_json(cls, text: str) -> "Receipt":
-        """Undo `to_table`."""
-        return cls(**json.loads(text))
-
-    @classmethod
-    def from_footer(cls, split: Split, footer: dict[bytes, bytes]) -> "Receipt":
-        """The receipt of a split that an earlier run committed."""
-        return cls(
-            split_id=split.id,
-            output=split.output,
-            num_rows=split.num_rows,
-            stats={},
-            status_counts=json.loads(footer[plan.STATUS_COUNTS]),
-            label_counts=json.loads(footer[plan.LABEL_COUNTS]),
-        )
+CONTENDERS = 5  # tries to put one file while others put theirs
 
 
 @dataclass(frozen=True)
@@ -82,40 +42,62 @@ class ShardSink:
 
     Attributes:
         output: the folder or URI.
-        model_digest: goes into each footer.
-        settings_digest: likewise.
+        digests: go into each footer.
         engine: likewise: device class, backend and number type, which decide the last bits.
         prefix: of the scored columns.
+        keep_bad_rows: write rows whose text the model could not classify; else nothing is
+            written of their split.
+        attempts: bounds how often a split may kill its worker; None outside of a cluster.
     """
 
     output: str
-    model_digest: str
-    settings_digest: str
+    digests: Digests
     engine: str
     prefix: str
+    keep_bad_rows: bool
+    attempts: Attempts | None
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Commit one block and give its receipt as a table of one row."""
         split, fault = split_of(block), fault_of(block)
         if fault is not None:
-            return Receipt(split.id, split.output, 0, {}, {}, {}, fault).to_table()
-        return self.write(block, split).to_table()
+            return Receipt.of_fault(split, fault).to_table()
+        try:
+            with self.attempts.one("writing", split.id) if self.attempts else nullcontext():
+                return self.write(block, split).to_table()
+        except (DataError, TooManyDeathsError) as error:
+            return Receipt.of_fault(split, one_line(error)).to_table()
 
     def write(self, block: pa.Table, split: Split) -> Receipt:
         """Put a block's rows at the split's output name, footer and all.
 
         Raises:
-            StorageError: rows were lost on the way here, or the file cannot be put.
+            DataError: rows were lost, or the shard changed meanwhile.
+            StorageError: the file cannot be put.
         """
+        start = time.perf_counter()
         if block.num_rows != split.num_rows:
-            raise StorageError(
-                f"{split.shard}: {block.num_rows} rows arrived, the footer says {split.num_rows}; "
+            raise DataError(
+                f"{block.num_rows} rows arrived, the footer says {split.num_rows}; "
                 "the shard changed while it was read: run again"
             )
-        start = time.perf_counter()
         receipt = self._receipt(block, split)
+        if receipt.bad_rows and not self.keep_bad_rows:
+            reasons = ", ".join(f"{reason} ({n} rows)" for reason, n in receipt.bad_rows.items())
+            return replace(receipt, num_rows=0, fault=f"rows without a prediction: {reasons}")
         uri = storage.join(self.output, split.output)
-        footer = self._footer(receipt, split)
+        try:
+            version = self._put(block, receipt, split, uri)
+        except OSError as error:
+            raise StorageError(
+                f"{uri}: cannot be written: {storage.reason_of(error)}; "
+                "what is done is safe: mend that and run again"
+            ) from error
+        seconds = {"write_s": time.perf_counter() - start}
+        return replace(receipt, version=version, stats={**receipt.stats, **seconds})
+
+    def _put(self, block: pa.Table, receipt: Receipt, split: Split, uri: str) -> str:
+        """Make the file appear, or find it there; gives its version."""
         with storage.staging(uri) as staged:
             metadata = {
                 key: value
@@ -124,7 +106,7 @@ class ShardSink:
             }
             # Pinned, so that the same rows give the same bytes.
             pq.write_table(
-                block.replace_schema_metadata({**metadata, **footer}),
+                block.replace_schema_metadata({**metadata, **self._footer(receipt, split)}),
                 staged,
                 version="2.6",
                 compression="zstd",
@@ -132,28 +114,30 @@ class ShardSink:
                 row_group_size=128 * 1024,
                 write_page_checksum=True,
             )
-            if not storage.publish(staged, uri) and not self._is_there(uri, split):
+            self._raise_if_unwanted(split)
+            for _ in range(CONTENDERS):
+                if storage.publish(staged, uri):
+                    return storage.version_of(uri)
+                version = storage.version_of(uri)
+                if is_commit(read_footer(uri), split, self.digests):
+                    return version
                 # What is there is another version's: an older one's, unless we are the late ones.
-                if storage.version_of(storage.join(split.root, split.shard)) != split.shard_version:
-                    raise StorageError(f"{split.shard}: changed while it was scored; run again")
-                storage.publish(staged, uri, overwrite=True)
-        seconds = {"write_s": time.perf_counter() - start}
-        return replace(receipt, stats=receipt.stats | seconds)
+                self._raise_if_unwanted(split)
+                if storage.publish(staged, uri, replaces=version):
+                    return storage.version_of(uri)
+        raise StorageError(f"{uri}: others write there again and again; is another job at work?")
 
-    def _is_there(self, uri: str, split: Split) -> bool:
-        footer = plan.read_footer(uri)
-        return footer is not None and plan.is_commit(
-            footer,
-            split,
-            model_digest=self.model_digest,
-            settings_digest=self.settings_digest,
-        )
+    def _raise_if_unwanted(self, split: Split) -> None:
+        """A worker that was cut off for a while puts nothing into a folder that has moved on."""
+        raise_if_taken(self.output, self.digests)
+        raise_if_changed(split)
 
     def _receipt(self, block: pa.Table, split: Split) -> Receipt:
         label, _, _, status = scored_column_names(self.prefix)
         return Receipt(
             split_id=split.id,
             output=split.output,
+            version="",
             num_rows=block.num_rows,
             stats=stats_of(block),
             notes=json.loads((block.schema.metadata or {}).get(BLOCK_NOTES, b"[]")),
@@ -163,21 +147,21 @@ class ShardSink:
 
     def _footer(self, receipt: Receipt, split: Split) -> dict[bytes, bytes]:
         return {
-            plan.SPLIT_ID: receipt.split_id.encode(),
-            plan.SHARD: split.shard.encode(),
-            plan.MODEL_DIGEST: self.model_digest.encode(),
-            plan.SETTINGS_DIGEST: self.settings_digest.encode(),
-            plan.ENGINE: self.engine.encode(),
-            plan.STATUS_COUNTS: json.dumps(receipt.status_counts).encode(),
-            plan.LABEL_COUNTS: json.dumps(receipt.label_counts).encode(),
-            plan.VERSION: __version__.encode(),
+            commits.SPLIT_ID: receipt.split_id.encode(),
+            commits.SHARD: split.shard.encode(),
+            commits.MODEL_DIGEST: self.digests.model.encode(),
+            commits.SETTINGS_DIGEST: self.digests.settings.encode(),
+            commits.ENGINE: self.engine.encode(),
+            commits.STATUS_COUNTS: json.dumps(receipt.status_counts).encode(),
+            commits.LABEL_COUNTS: json.dumps(receipt.label_counts).encode(),
+            commits.VERSION: __version__.encode(),
         } | _halvings(receipt)
 
 
 def _halvings(receipt: Receipt) -> dict[bytes, bytes]:
     """Named only where memory ran out: the last bits may not be those of another run."""
     count = receipt.stats.get("num_halvings", 0)
-    return {plan.NUM_HALVINGS: str(int(count)).encode()} if count else {}
+    return {commits.NUM_HALVINGS: str(int(count)).encode()} if count else {}
 
 
 def _count(column: pa.ChunkedArray) -> dict[str, int]:

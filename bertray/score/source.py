@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,9 +15,11 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from bertray import storage
-from bertray.errors import SchemaError
+from bertray.errors import DataError
 from bertray.schema import check_column, check_no_clash, check_text_column
-from bertray.score.plan import Split, one_line
+from bertray.score.ceiling import ceiling
+from bertray.score.ledger import Attempts, TooManyDeathsError
+from bertray.score.plan import Split, one_line, raise_if_outage
 
 # In the metadata of a block's schema: which split it holds, why it could not be read, and what each
 # stage says of its work on it (`add_stats`). The sink takes them off again.
@@ -24,6 +27,10 @@ BLOCK_SPLIT = b"bertray.block.split"
 BLOCK_FAULT = b"bertray.block.fault"
 BLOCK_STATS = b"bertray.block.stats"
 BLOCK_NOTES = b"bertray.block.notes"  # warnings of the actor, for the driver to log
+
+# What reading takes besides the rows: a buffer that grows is copied into one of twice the size.
+WORK_ROOM = 2
+SPARE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Reading:
         columns: columns to pass through; None for all.
         prefix: of the scored columns, which must not clash with those passed through.
         section: of the config that names the columns, for messages.
+        max_bytes: decoded Arrow bytes that one split may take; None for no limit.
     """
 
     text: str
@@ -43,6 +51,7 @@ class Reading:
     columns: tuple[str, ...] | None
     prefix: str
     section: str = "input"
+    max_bytes: int | None = None
 
     def check(self, schema: pa.Schema, where: str) -> None:
         """Raise SchemaError if a shard of this schema cannot be scored."""
@@ -66,10 +75,13 @@ class Reading:
 class SplitSource(Datasource):
     """Reads each split as one block whose schema metadata names the split."""
 
-    def __init__(self, splits: Sequence[Split], reading: Reading) -> None:
+    def __init__(
+        self, splits: Sequence[Split], reading: Reading, attempts: Attempts | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._splits = splits
         self._reading = reading
+        self._attempts = attempts
 
     def estimate_inmemory_data_size(self) -> int:
         """Uncompressed bytes of all splits."""
@@ -82,7 +94,7 @@ class SplitSource(Datasource):
         return [ReadTask(self._task(split), _metadata(split)) for split in self._splits]
 
     def _task(self, split: Split) -> Callable[[], Iterable[pa.Table]]:
-        return partial(_read_block, split, self._reading)
+        return partial(_read_block, split, self._reading, self._attempts)
 
 
 def _metadata(split: Split) -> BlockMetadata:
@@ -91,14 +103,24 @@ def _metadata(split: Split) -> BlockMetadata:
     )
 
 
-def _read_block(split: Split, reading: Reading) -> Iterable[pa.Table]:
+def _read_block(split: Split, reading: Reading, attempts: Attempts | None) -> Iterable[pa.Table]:
     """A split that cannot be read becomes a block that says why: Ray would stop the whole job."""
+    try:
+        with attempts.one("reading", split.id) if attempts else nullcontext():
+            block = _readable(split, reading)
+    except TooManyDeathsError as error:
+        block = fault_block(split, one_line(error))
+    yield block
+
+
+def _readable(split: Split, reading: Reading) -> pa.Table:
     start = time.perf_counter()
     try:
         block = read_split(split, reading)
-        yield add_stats(block, {"read_s": time.perf_counter() - start})
-    except (SchemaError, OSError, pa.ArrowException) as error:
-        yield fault_block(split, one_line(error))
+    except Exception as error:  # a hostile file may raise anything
+        raise_if_outage(error, storage.join(split.root, split.shard))
+        return fault_block(split, one_line(error))
+    return add_stats(block, {"read_s": time.perf_counter() - start})
 
 
 def read_split(split: Split, reading: Reading) -> pa.Table:
@@ -106,19 +128,54 @@ def read_split(split: Split, reading: Reading) -> pa.Table:
 
     Raises:
         SchemaError: a column is missing or of another type.
+        DataError: the rows need more memory than they may, or the shard is not the one planned.
         OSError, pyarrow.ArrowException: the shard cannot be read, or a page's checksum is wrong.
     """
     uri = storage.join(split.root, split.shard)
     with storage.open_input(uri) as file:
         shard = pq.ParquetFile(file, page_checksum_verification=True)
         reading.check(shard.schema_arrow, uri)
-        row_groups = range(split.first_row_group, split.first_row_group + split.num_row_groups)
-        table = shard.read_row_groups(
-            list(row_groups), columns=reading.needed(shard.schema_arrow.names), use_threads=False
-        )
+        table = _read_groups(shard, split, reading)
+    raise_if_changed(split)
     return table.replace_schema_metadata(
         {**(table.schema.metadata or {}), BLOCK_SPLIT: split.to_json()}
     )
+
+
+def _read_groups(shard: pq.ParquetFile, split: Split, reading: Reading) -> pa.Table:
+    """A split's row groups; stops where they take more memory than they may.
+
+    A few hundred bytes of dictionary and run lengths can stand for any number of gigabytes, and
+    nothing in a footer tells so.
+    """
+    limit = reading.max_bytes
+    row_groups = range(split.first_row_group, split.first_row_group + split.num_row_groups)
+    columns = reading.needed(shard.schema_arrow.names)
+    try:
+        with ceiling(WORK_ROOM * limit + SPARE_BYTES) if limit is not None else nullcontext():
+            table = shard.read_row_groups(list(row_groups), columns=columns, use_threads=False)
+    except MemoryError:
+        table = None
+    if table is None or (limit is not None and table.nbytes > limit):
+        table = None  # let go of it before the pool gives back what it holds
+        pa.default_memory_pool().release_unused()
+        raise DataError(
+            f"{split.shard}: row groups {row_groups.start} to {row_groups.stop - 1} take more "
+            f"memory than input.max_split_bytes={limit}; write the shard with smaller row groups, "
+            "or raise the limit if the workers have the memory"
+        )
+    return table
+
+
+def raise_if_changed(split: Split) -> None:
+    """Raise DataError if a shard is no longer the one that was planned."""
+    uri = storage.join(split.root, split.shard)
+    try:
+        changed = storage.version_of(uri) != split.shard_version
+    except FileNotFoundError:
+        raise DataError(f"{split.shard} vanished while it was scored") from None
+    if changed:
+        raise DataError(f"{split.shard} changed while it was scored: run again")
 
 
 def fault_block(split: Split, reason: str) -> pa.Table:

@@ -1,11 +1,12 @@
 """How far a run is, and what it did."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from bertray.schema import NOTHING_TO_SCORE, OK
-from bertray.score.sink import Receipt
+from bertray.config import Input
+from bertray.errors import DataError
+from bertray.score.commits import Receipt, is_bad
+from bertray.score.plan import Plan
 
 STAGES = ("read", "tokenize", "transfer", "compute", "write")
 
@@ -32,6 +33,7 @@ class Summary:
         status_counts: rows by prediction status.
         label_counts: rows by predicted label.
         quarantined: shards that are not in the output, each with ``shard`` and ``reason``.
+        vanished: scored files of shards that are no longer in the input.
     """
 
     num_rows: int = 0
@@ -41,6 +43,7 @@ class Summary:
     status_counts: Counter[str] = field(default_factory=Counter)
     label_counts: Counter[str] = field(default_factory=Counter)
     quarantined: list[dict[str, str]] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)
 
     def stages(self) -> dict[str, str]:
         """Where this run's time went, in words; seconds are added up over tasks and actors."""
@@ -68,27 +71,60 @@ class Summary:
     @property
     def num_rows_quarantined(self) -> int:
         """Rows that held a text and yet got no prediction."""
-        harmless = {OK, *NOTHING_TO_SCORE}
-        return sum(n for status, n in self.status_counts.items() if status not in harmless)
+        return sum(n for status, n in self.status_counts.items() if is_bad(status))
 
 
-def summarize(
-    receipts: Sequence[Receipt],
-    *,
-    new: Sequence[Receipt],
-    seconds: float,
-    bad: list[dict[str, str]],
-) -> Summary:
-    """Add up receipts; ``new`` are this run's."""
-    summary = Summary(
-        num_rows=sum(receipt.num_rows for receipt in receipts),
-        num_rows_scored=sum(receipt.num_rows for receipt in new),
-        seconds=seconds,
-        quarantined=bad,
-    )
-    for receipt in new:
-        summary.stats.update(receipt.stats)
-    for receipt in receipts:
+class Tally:
+    """Adds up receipts as they come, and says when too much is bad."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.summary = Summary()
+        self.receipts: list[Receipt] = []
+        self._plan = plan
+        self._num_faults = len(plan.bad_shards)
+
+    def add(self, receipt: Receipt, *, is_new: bool) -> None:
+        """Take up one receipt; ``is_new`` if this run scored the split."""
+        summary = self.summary
+        summary.num_rows += receipt.num_rows
         summary.status_counts.update(receipt.status_counts)
         summary.label_counts.update(receipt.label_counts)
-    return summary
+        if is_new:
+            summary.num_rows_scored += receipt.num_rows
+            summary.stats.update(receipt.stats)
+        self._num_faults += receipt.fault is not None
+        self.receipts.append(replace(receipt, stats={}, notes=()))
+
+    def progress(self) -> Progress:
+        """How far the run is."""
+        plan = self._plan
+        return Progress(self.summary.num_rows, plan.num_rows, len(self.receipts), len(plan.splits))
+
+    def check(self, source: Input) -> None:
+        """Raise DataError if more is bad than the settings bear."""
+        bad_rows = self.summary.num_rows_quarantined
+        if source.on_bad_shard == "fail" and self._num_faults:
+            raise DataError(f"{self._first_fault()} (input.on_bad_shard=fail)")
+        if source.on_bad_row == "fail" and bad_rows:
+            reasons = ", ".join(filter(is_bad, self.summary.status_counts))
+            raise DataError(
+                f"{self.receipts[-1].output}: {bad_rows} rows without a prediction: {reasons} "
+                "(input.on_bad_row=fail)"
+            )
+        num_splits = len(self._plan.splits) + len(self._plan.bad_shards)
+        if self._num_faults > source.max_bad_share * num_splits:
+            raise DataError(
+                f"{self._num_faults} of {num_splits} splits cannot be scored, more than "
+                f"input.max_bad_share={source.max_bad_share:g}; one is {self._first_fault()}"
+            )
+        if bad_rows > source.max_bad_share * self._plan.num_rows:
+            raise DataError(
+                f"{bad_rows} of {self._plan.num_rows} rows have no prediction, more than "
+                f"input.max_bad_share={source.max_bad_share:g}: "
+                f"{', '.join(filter(is_bad, self.summary.status_counts))}"
+            )
+
+    def _first_fault(self) -> str:
+        faults = [f"{bad.shard}: {bad.reason}" for bad in self._plan.bad_shards]
+        faults += [f"{one.output}: {one.fault}" for one in self.receipts if one.fault is not None]
+        return faults[0]

@@ -31,7 +31,11 @@ def is_null(column: pa.LargeStringArray) -> np.ndarray:
 def is_blank(column: pa.LargeStringArray) -> np.ndarray:
     """True where a text is empty or nothing but white space, as Python's `str.isspace` has it."""
     empty = pc.equal(pc.binary_length(column), 0)
-    return _to_numpy(pc.fill_null(pc.or_(empty, pc.utf8_is_space(column)), False))
+    try:
+        space = pc.utf8_is_space(column)
+    except pa.ArrowInvalid:  # raised for the whole column where one row is not UTF-8
+        space = pc.utf8_is_space(pc.if_else(pa.array(not_utf8(column)), "?", column))
+    return _to_numpy(pc.fill_null(pc.or_(empty, space), False))
 
 
 def not_utf8(column: pa.LargeStringArray) -> np.ndarray:

@@ -128,13 +128,13 @@ def test_an_actor_with_two_splits_in_hand_writes_the_same_bytes(
         assert (tmp_path / "out" / shard).read_bytes() == (finished / "out" / shard).read_bytes()
 
 
-def test_a_second_run_scores_nothing(again: Path, classifier_folder: Path) -> None:
+def test_a_second_run_scores_nothing(finished: Path, classifier_folder: Path) -> None:
     def stamps() -> dict[Path, int]:
-        files = [path for path in (again / "out").rglob("*") if path.is_file()]
+        files = [path for path in (finished / "out").rglob("*") if path.is_file()]
         return {path: path.stat().st_mtime_ns for path in files}
 
     before = stamps()
-    summary = run(classifier_folder, again / "in", again / "out")
+    summary = run(classifier_folder, finished / "in", finished / "out")
     assert (summary.num_rows, summary.num_rows_scored, summary.seconds) == (60, 0, 0.0)
     assert sum(summary.label_counts.values()) == 60
     assert stamps() == before

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertray.errors import DataError, SchemaError
-from bertray.score.plan import Split, _runs, plan_splits
+from bertray.score.plan import Plan, Split, _runs, plan_splits
 
 Write = Callable[..., Path]
 
@@ -21,14 +21,21 @@ def texts(count: int) -> pa.Table:
     return pa.table({"text": [f"row {number}" for number in range(count)]})
 
 
-@given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 100))
-def test_runs_hold_each_row_group_once_in_order_within_the_limit(
-    rows: list[int], limit: int
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=30),
+    st.integers(1, 100),
+    st.integers(1, 100),
+)
+def test_runs_hold_each_row_group_once_in_order_within_the_limits(
+    groups: list[tuple[int, int]], max_rows: int, max_bytes: int
 ) -> None:
-    runs = _runs(rows, limit)
+    rows, sizes = [rows for rows, _ in groups], [size for _, size in groups]
+    runs = _runs(rows, sizes, max_rows, max_bytes)
     assert [index for first, end in runs for index in range(first, end)] == list(range(len(rows)))
     for first, end in runs:
-        assert end - first == 1 or sum(rows[first:end]) <= limit or end == first
+        if end - first > 1:
+            assert sum(rows[first:end]) <= max_rows
+            assert sum(sizes[first:end]) <= max_bytes
 
 
 def test_a_shard_within_the_limit_keeps_its_name_and_a_larger_one_gets_numbers(
@@ -105,3 +112,40 @@ def test_two_shards_that_would_share_an_output_are_refused(write_shards: Write) 
     root = write_shards({"a": texts(20), "a-00000": texts(5)}, row_group_size=10)
     with pytest.raises(DataError, match=r"both be scored into a-00000\.parquet"):
         plan_splits(str(root), check_schema=accept, max_split_rows=10)
+
+
+def test_splits_that_are_known_spare_the_footer_while_the_shard_is_the_same(
+    write_shards: Write,
+) -> None:
+    root = write_shards({"a": texts(25), "b": texts(5)}, row_group_size=10)
+    looked: list[str] = []
+
+    def look(schema: pa.Schema, where: str) -> None:
+        looked.append(Path(where).name)
+
+    def plan(known: dict[str, list[Split]]) -> Plan:
+        looked.clear()
+        return plan_splits(str(root), check_schema=look, max_split_rows=10, known=known)
+
+    first = plan({})
+    known = {
+        shard: [split for split in first.splits if split.shard == shard]
+        for shard in ("a.parquet", "b.parquet")
+    }
+    assert plan(known) == first
+    assert looked == []
+    assert plan({"a.parquet": known["a.parquet"][:2]}) == first  # does not cover the shard
+    assert sorted(looked) == ["a.parquet", "b.parquet"]
+    write_shards({"b": texts(6)})
+    assert plan(known).num_rows == 31
+    assert looked == ["b.parquet"]
+
+
+def test_a_footer_that_claims_more_rows_than_can_be_held_is_bad(
+    write_shards: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertray.score.plan.MOST_ROWS_OF_A_GROUP", 5)
+    root = write_shards({"a": texts(5), "b": texts(6)})
+    plan = plan_splits(str(root), check_schema=accept, max_split_rows=10)
+    assert [split.shard for split in plan.splits] == ["a.parquet"]
+    assert "claims 6 rows in one row group" in plan.bad_shards[0].reason

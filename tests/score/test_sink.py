@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,21 +9,23 @@ import pytest
 
 from bertray.errors import StorageError
 from bertray.schema import OK, Predictions, append_predictions
-from bertray.score.plan import (
-    Split,
-    committed_splits,
-    outdated_outputs,
-    plan_splits,
-    read_footer,
-)
-from bertray.score.sink import Receipt, ShardSink
+from bertray.score.commits import Digests, Receipt, committed, list_outputs, read_footer
+from bertray.score.plan import Split, plan_splits
+from bertray.score.sink import ShardSink
 from bertray.score.source import Reading, add_stats, fault_block, read_split
 
 Write = Callable[..., Path]
 
 
 def sink_into(folder: Path, *, model: str = "m1", settings: str = "s1") -> ShardSink:
-    return ShardSink(str(folder), model, settings, "cpu", "")
+    return ShardSink(str(folder), Digests(model, settings), "cpu", "", True, None)
+
+
+def receipts(
+    splits: list[Split], folder: Path, *, model: str = "m1", settings: str = "s1"
+) -> list[Receipt]:
+    outputs = list_outputs(str(folder))
+    return list(committed(splits, str(folder), outputs, Digests(model, settings)))
 
 
 def scored(root: Path) -> tuple[Split, pa.Table]:
@@ -52,11 +55,11 @@ def test_a_committed_file_holds_the_rows_and_its_footer_is_the_commit(
     assert written.schema.metadata[b"owner"] == b"them"
     assert not [key for key in written.schema.metadata if key.startswith(b"bertray.block")]
 
-    done = committed_splits([split], str(out), model_digest="m1", settings_digest="s1")
-    assert list(done) == [split.id]
-    assert Receipt.from_footer(split, done[split.id]).label_counts == {"yes": 3}
-    assert not committed_splits([split], str(out), model_digest="m2", settings_digest="s1")
-    assert not committed_splits([split], str(out), model_digest="m1", settings_digest="s2")
+    (found,) = receipts([split], out)
+    assert (found.split_id, found.label_counts) == (split.id, {"yes": 3})
+    assert found.version == receipt.version == list_outputs(str(out))["a.parquet"].version
+    assert not receipts([split], out, model="m2")
+    assert not receipts([split], out, settings="s2")
 
 
 def test_equal_rows_give_equal_bytes(tmp_path: Path, block: tuple[Split, pa.Table]) -> None:
@@ -82,7 +85,7 @@ def test_the_output_of_a_changed_shard_is_replaced(tmp_path: Path, write_shards:
     _, old = scored(write_shards({"a": pa.table({"text": ["old"]})}))
     sink_into(out)(old)
     split, new = scored(write_shards({"a": pa.table({"text": ["new", "newer"]})}))
-    assert not committed_splits([split], str(out), model_digest="m1", settings_digest="s1")
+    assert not receipts([split], out)
     sink_into(out)(new)
     assert pq.read_table(out / "a.parquet")["text"].to_pylist() == ["new", "newer"]
     assert [path.name for path in out.iterdir()] == ["a.parquet"]
@@ -96,7 +99,7 @@ def test_a_half_written_file_is_no_commit_and_is_replaced(
     out.mkdir()
     (out / "a.parquet").write_bytes(b"PAR1 half")
     assert read_footer(str(out / "a.parquet")) is None
-    assert not committed_splits([split], str(out), model_digest="m1", settings_digest="s1")
+    assert not receipts([split], out)
     sink_into(out)(table)
     assert pq.read_table(out / "a.parquet").num_rows == 3
 
@@ -105,8 +108,9 @@ def test_a_block_that_lost_rows_is_never_written(
     tmp_path: Path, block: tuple[Split, pa.Table]
 ) -> None:
     _, table = block
-    with pytest.raises(StorageError, match="2 rows arrived, the footer says 3"):
-        sink_into(tmp_path / "out")(table.slice(1))
+    receipt = Receipt.from_json(sink_into(tmp_path / "out")(table.slice(1))["receipt"][0].as_py())
+    assert receipt.fault is not None
+    assert "2 rows arrived, the footer says 3" in receipt.fault
     assert not (tmp_path / "out").exists()
 
 
@@ -125,7 +129,7 @@ def test_a_file_of_another_model_never_passes_for_ours(
     split, table = block
     sink_into(tmp_path, model="old")(table)
     sink_into(tmp_path, model="new")(table)
-    assert committed_splits([split], str(tmp_path), model_digest="new", settings_digest="s1")
+    assert receipts([split], tmp_path, model="new")
 
 
 def test_a_late_writer_of_an_older_shard_never_writes_over_the_newer_output(
@@ -135,24 +139,35 @@ def test_a_late_writer_of_an_older_shard_never_writes_over_the_newer_output(
     _, old = scored(write_shards({"a": pa.table({"text": ["old"]})}))
     split, new = scored(write_shards({"a": pa.table({"text": ["new", "newer"]})}))
     sink_into(out)(new)
-    with pytest.raises(StorageError, match="changed while it was scored"):
-        sink_into(out)(old)
-    assert committed_splits([split], str(out), model_digest="m1", settings_digest="s1")
+    receipt = Receipt.from_json(sink_into(out)(old)["receipt"][0].as_py())
+    assert receipt.fault is not None
+    assert "changed while it was scored" in receipt.fault
+    assert receipts([split], out)
 
 
-def test_the_old_output_of_a_shard_that_is_now_cut_is_outdated_and_no_other(
-    tmp_path: Path, write_shards: Write
+def test_rows_that_the_model_cannot_classify_are_not_written_when_they_are_to_fail_the_run(
+    tmp_path: Path, block: tuple[Split, pa.Table]
 ) -> None:
-    out = tmp_path / "out"
-    root = write_shards({"a": pa.table({"text": ["x"] * 4})}, row_group_size=2)
-    _, table = scored(root)
-    sink_into(out)(table)
-    pq.write_table(pa.table({"text": ["theirs"]}), out / "theirs.parquet")
-    cut = plan_splits(str(root), check_schema=lambda s, w: None, max_split_rows=2)
-    assert [split.output for split in cut.splits] == ["a-00000.parquet", "a-00001.parquet"]
-    assert outdated_outputs(cut, str(out)) == ["a.parquet"]
-    whole = plan_splits(str(root), check_schema=lambda s, w: None, max_split_rows=10)
-    assert outdated_outputs(whole, str(out)) == []
+    split, table = block
+    bad = pa.array(["ok", "a crash", "null text"])
+    table = table.set_column(
+        table.column_names.index("prediction_status"), "prediction_status", bad
+    )
+    sink = sink_into(tmp_path / "out")
+    receipt = replace(sink, keep_bad_rows=False).write(table, split)
+    assert receipt.fault == "rows without a prediction: a crash (1 rows)"
+    assert receipt.bad_rows == {"a crash": 1}
+    assert not (tmp_path / "out").exists()
+    assert sink.write(table, split).fault is None
+
+
+def test_a_place_that_cannot_be_written_stops_the_run_and_says_why(
+    tmp_path: Path, block: tuple[Split, pa.Table]
+) -> None:
+    split, table = block
+    (tmp_path / "out").write_bytes(b"a file where the folder should be")
+    with pytest.raises(StorageError, match=r"cannot be written.*run again"):
+        sink_into(tmp_path / "out").write(table, split)
 
 
 def test_the_footer_says_if_memory_ran_out_since_the_last_bits_may_then_differ(

@@ -4,7 +4,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from bertray.errors import SchemaError
+from bertray.errors import DataError, SchemaError
 from bertray.score.plan import Plan, plan_splits
 from bertray.score.source import Reading, SplitSource, fault_of, read_split, split_of
 
@@ -91,3 +91,38 @@ def test_reading_checks_every_column_it_is_told_of() -> None:
         Reading("text", None, ("gone",), "").check(schema, "s")
     with pytest.raises(SchemaError, match=r"set data\.text"):
         Reading("gone", None, None, "", section="data").check(schema, "s")
+
+
+def test_rows_that_take_more_memory_than_they_may_are_refused_whatever_the_footer_says(
+    write_shards: Write,
+) -> None:
+    indices = pa.array([0] * 20_000, pa.int32())
+    same = pa.DictionaryArray.from_arrays(indices, pa.array(["x" * 500_000]))
+    root = write_shards({"bomb": pa.table({"text": same})}, store_schema=False)
+    assert (root / "bomb.parquet").stat().st_size < 100_000  # of ten gigabytes
+    (split,) = planned(root, max_split_rows=10**6).splits
+    limited = Reading("text", None, None, "", max_bytes=16 << 20)
+    with pytest.raises(DataError, match=r"bomb\.parquet.*input\.max_split_bytes=16777216"):
+        read_split(split, limited)
+
+
+def test_rows_within_their_memory_are_read_as_without_a_limit(write_shards: Write) -> None:
+    (split,) = planned(write_shards({"a": shard(1000)}), max_split_rows=1000).splits
+    limited = Reading("text", None, None, "", max_bytes=1 << 20)
+    assert read_split(split, limited).equals(read_split(split, ALL), check_metadata=True)
+    tight = Reading("text", None, None, "", max_bytes=10_000)
+    with pytest.raises(DataError, match="or raise the limit"):
+        read_split(split, tight)
+
+
+def test_a_shard_that_changed_or_vanished_since_it_was_planned_is_not_read_as_the_old_one(
+    write_shards: Write,
+) -> None:
+    root = write_shards({"a": shard(3), "b": shard(3)})
+    one, two = planned(root).splits
+    write_shards({"a": shard(3, first=7)})
+    with pytest.raises(DataError, match=r"a\.parquet changed while it was scored: run again"):
+        read_split(one, ALL)
+    (root / "b.parquet").unlink()
+    (block,) = SplitSource([two], ALL).get_read_tasks(1)[0]()
+    assert "b.parquet" in (fault_of(block) or "")

@@ -47,7 +47,15 @@ def test_bytes_that_are_not_utf8_are_found():
     buffers = good_bad_good.buffers()
     column = as_column(pa.Array.from_buffers(pa.string(), 4, buffers))
     assert not_utf8(column).tolist() == [False, True, False, False]
+    assert is_blank(column).tolist() == [False, False, True, False]
     assert not not_utf8(as_column(["a", None])).any()
+
+
+def test_a_column_that_begins_with_bytes_that_are_not_utf8_still_has_its_blanks():
+    blank_after_bad = pa.array([b"\xff", b" ", b"a", None], pa.binary())
+    column = as_column(pa.Array.from_buffers(pa.string(), 4, blank_after_bad.buffers()))
+    assert not_utf8(column).tolist() == [True, False, False, False]
+    assert is_blank(column).tolist() == [False, True, False, False]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")), max_size=40))

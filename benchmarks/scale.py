@@ -1,0 +1,194 @@
+"""Planning, dispatch and resuming of a run of 10,000 shards, with a classifier that takes no time.
+
+    python benchmarks/scale.py [--shards 10000] [--rows 10000] [--folder FOLDER]
+
+What is left is what bertray and Ray cost for each split: plan, read, two hand-overs, write, commit,
+receipt. All of it is the real job (`bertray.score.run`), but for the class that the actors hold.
+"""
+
+import argparse
+import itertools
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+from bertray import cluster
+from bertray.config import ScoreConfig, load_config
+from bertray.schema import OK, Predictions, append_predictions
+from bertray.score import pipeline
+from bertray.score.classifier import ClassifierSettings
+from bertray.score.run import prepare, score
+from bertray.score.summary import Progress
+
+LABELS = ("bad", "good")
+QUARTERS = 4
+
+
+class FakeClassifier:
+    """Gives every row the same probabilities."""
+
+    def __init__(self, settings: ClassifierSettings) -> None:
+        self._reading = settings.reading
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """The block with made-up predictions."""
+        values = np.tile(np.array([0.25, 0.75], np.float32), (block.num_rows, 1))
+        predictions = Predictions(values, (OK,) * block.num_rows)
+        passed = block.select(self._reading.passed(block.column_names))
+        return append_predictions(passed, predictions, labels=LABELS).replace_schema_metadata(
+            block.schema.metadata
+        )
+
+
+def main() -> None:
+    """Measure each step in turn, and print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--shards", type=int, default=10_000)
+    parser.add_argument("--rows", type=int, default=10_000, help="rows of a shard")
+    parser.add_argument("--folder", help="where to put the files; default: a temporary folder")
+    options = parser.parse_args()
+    pipeline.Classifier = FakeClassifier  # type: ignore[misc, assignment]
+    num_cpus = int(cluster.connect().num_cpus)
+    print(f"{platform.processor() or platform.machine()}, {num_cpus} CPUs; ", end="")
+    print(", ".join(f"{name} {version(name)}" for name in ("ray", "pyarrow")))
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+        root = Path(scratch)
+        size = write_shards(root / "in", options.shards, options.rows)
+        config = make_config(root)
+        print(f"{options.shards:,} shards of {options.rows:,} rows and {size:,} bytes\n")
+        print("| step | found |\n|---|---|")
+        measure(config, root, options.shards, options.shards * size)
+
+
+def measure(config: ScoreConfig, root: Path, num_shards: int, num_bytes: int) -> None:
+    """All steps."""
+    with reading() as read:
+        job = prepare(config)
+    show("plan", f"{read.seconds:.1f} s, {read.num_bytes / num_shards:,.0f} bytes read a shard")
+    assert len(job.standing.pending) == num_shards
+
+    marks: list[tuple[float, int]] = []
+    quarter = itertools.count(1)
+    due = next(quarter)
+
+    def look(progress: Progress) -> None:
+        nonlocal due
+        if progress.num_splits_done * QUARTERS >= due * num_shards or not marks:
+            marks.append((time.perf_counter(), resident_bytes()))
+            due = next(quarter) if len(marks) > 1 else due
+
+    summary = score(config, on_progress=look)
+    assert summary.num_rows_scored == job.standing.plan.num_rows
+    seconds = marks[-1][0] - marks[0][0]
+    show("dispatch and commit", f"{num_shards / seconds:.1f} splits/s")
+    sizes = ", ".join(f"{size / 2**20:,.0f}" for _, size in marks)
+    show("driver's memory at 0, 25, 50, 75, 100%", f"{sizes} MiB")
+    state = sum(
+        path.stat().st_size
+        for path in (root / "out").rglob("*")
+        if path.is_file() and (path.parent.name == "_index" or path.name.startswith("_"))
+    )
+    show("state beside the outputs", f"{state / num_shards:.0f} bytes a split")
+
+    manifest = (root / "out/_manifest.json").read_bytes()
+    with reading() as read:
+        again = score(config)
+    assert not again.num_rows_scored
+    assert (root / "out/_manifest.json").read_bytes() == manifest
+    show("rerun of the finished job", f"{read.seconds:.1f} s, manifest the same")
+
+    outputs = sorted((root / "out").glob("*.parquet"))
+    for path in outputs[::100]:
+        path.unlink()
+    with reading() as read:
+        job = prepare(config)
+    missing = len(job.standing.pending)
+    assert missing == len(outputs[::100])
+    show(
+        f"resume with {missing} splits missing",
+        f"ready in {read.seconds:.1f} s, {read.num_bytes / num_bytes:.2%} of the input read",
+    )
+    assert score(config).num_rows_scored == sum(s.num_rows for s in job.standing.pending)
+    assert (root / "out/_manifest.json").read_bytes() == manifest
+
+
+class Read:
+    """What a step took."""
+
+    seconds = 0.0
+    num_bytes = 0
+
+
+@contextmanager
+def reading() -> Iterator[Read]:
+    """Measure seconds and the bytes that this process reads from files."""
+    read, start, before = Read(), time.perf_counter(), bytes_read()
+    yield read
+    read.seconds, read.num_bytes = time.perf_counter() - start, bytes_read() - before
+
+
+def bytes_read() -> int:
+    """Bytes that this process asked its files for so far."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def show(step: str, found: str) -> None:
+    print(f"| {step} | {found} |", flush=True)
+
+
+def make_config(root: Path) -> ScoreConfig:
+    """A job whose model is small and never computes."""
+    model = root / "model"
+    model.mkdir()
+    (model / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]))
+    shape = BertConfig(
+        vocab_size=8,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: index for index, label in enumerate(LABELS)},
+    )
+    torch.manual_seed(0)
+    BertForSequenceClassification(shape).save_pretrained(model)
+    BertTokenizerFast(vocab=str(model / "vocab.txt")).save_pretrained(model)
+    paths = {"model.path": model, "input.path": root / "in", "output.path": root / "out"}
+    return load_config(ScoreConfig, None, [f"{key}={value}" for key, value in paths.items()])
+
+
+def write_shards(folder: Path, num_shards: int, num_rows: int) -> int:
+    """Shards of equal content under names of their own; gives the bytes of one."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    ids = random.integers(10**9, size=num_rows)
+    texts = [f"review {number % 97}" for number in ids]
+    first = folder / "part-00000.parquet"
+    pq.write_table(pa.table({"id": ids, "text": texts}), first)
+    for number in range(1, num_shards):
+        shutil.copyfile(first, folder / f"part-{number:05d}.parquet")
+    return first.stat().st_size
+
+
+if __name__ == "__main__":
+    main()

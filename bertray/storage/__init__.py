@@ -1,0 +1,405 @@
+"""One way to reach local disk, S3, GCS and ABFS: list, open, put whole files, small JSON.
+
+A place is named by a URI or a local path, as one string; fsspec finds and caches the filesystem.
+Credentials come from each cloud's standard chain and are never part of a setting.
+"""
+
+import json
+import logging
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
+
+import fsspec
+import pyarrow as pa
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from bertray.errors import StorageError
+from bertray.storage import local
+from bertray.storage.files import FileInfo as FileInfo
+from bertray.storage.outage import UnreachableError as UnreachableError
+from bertray.storage.outage import is_outage as is_outage
+from bertray.storage.outage import reaching
+from bertray.storage.outage import reason_of as reason_of
+
+if TYPE_CHECKING:
+    from bertray.storage.s3 import PatientS3
+
+logger = logging.getLogger(__name__)
+
+S3_SCHEMES = ("s3", "s3a")
+
+
+def resolve(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of ``uri`` and the path inside it.
+
+    Raises:
+        StorageError: the scheme is unknown, its package is not installed, or there are credentials
+            in ``uri``.
+    """
+    scheme, mark, rest = uri.partition("://")
+    if not mark:
+        return LocalFileSystem(), str(LocalFileSystem._strip_protocol(uri))
+    if ":" in rest.split("/")[0].rpartition("@")[0]:
+        raise StorageError(
+            f"{scheme}://***@...: a path must not hold credentials; "
+            "they come from the environment, a profile or the machine's role"
+        )
+    if scheme in S3_SCHEMES:
+        from bertray.storage.s3 import PatientS3
+
+        return PatientS3(), str(PatientS3._strip_protocol(uri))
+    try:
+        fs, path = url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise StorageError(f"{uri}: {error}") from error
+    return fs, str(path)
+
+
+def is_local(uri: str) -> bool:
+    """Whether ``uri`` names a place on this machine's own filesystem."""
+    return isinstance(resolve(uri)[0], LocalFileSystem)
+
+
+def local_path(uri: str) -> Path:
+    """The path of a local ``uri``; only after `is_local`."""
+    return Path(resolve(uri)[1])
+
+
+def join(root: str, *parts: str) -> str:
+    """A path below ``root``; ``root`` may be a URI."""
+    return posixpath.join(root.rstrip("/") or "/", *parts) if parts else root
+
+
+def absolute(uri: str) -> str:
+    """``uri`` as any process of the cluster can use it: local paths made absolute."""
+    return str(local_path(uri).absolute()) if is_local(uri) else uri
+
+
+def list_files(uri: str, *, suffix: str, key: str) -> tuple[str, list[FileInfo]]:
+    """The files of a file, folder or glob, hidden ones left out, sorted by path.
+
+    A name that starts with ``_`` or ``.`` hides a file, and a folder with all that is in it. Links
+    on local disk are followed.
+
+    Args:
+        uri: a file, a folder, or a glob of files.
+        suffix: of the names wanted.
+        key: the setting that named ``uri``, for messages.
+
+    Returns:
+        The root that the paths are relative to, and the files. An empty list if none match.
+
+    Raises:
+        StorageError: ``uri`` does not exist or cannot be listed.
+    """
+    fs, path = resolve(uri)
+    fs.invalidate_cache()
+    try:
+        root, files = _list(fs, path)
+    except FileNotFoundError:
+        raise StorageError(f"{key}={uri}: no such file or folder") from None
+    except StorageError as error:
+        raise StorageError(f"{key}={uri}: {error}") from error
+    except Exception as error:  # each cloud's client has errors of its own
+        raise StorageError(f"{key}={uri}: cannot be listed: {reason_of(error)}") from error
+    kept = [file for file in files if file.path.endswith(suffix) and not _is_hidden(file)]
+    return root if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(root)), sorted(kept)
+
+
+def version_of(uri: str) -> str:
+    """The version a listing would give a file now.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: it cannot be looked at.
+    """
+    fs, path = resolve(uri)
+    fs.invalidate_cache()
+    root = fs._parent(path)
+    with reaching(uri):
+        is_here = isinstance(fs, LocalFileSystem)
+        file = local.info(root, path) if is_here else _remote_info(root, path, fs.info(path))
+    if file is None:
+        raise FileNotFoundError(uri)
+    return file.version
+
+
+@contextmanager
+def open_input(uri: str) -> Iterator[pa.NativeFile]:
+    """A file for pyarrow to read at random; local files by the fast way."""
+    fs, path = resolve(uri)
+    with reaching(uri):
+        if isinstance(fs, LocalFileSystem):
+            with pa.OSFile(path) as file:
+                yield file
+        else:
+            fs.invalidate_cache()
+            with fs.open(path, "rb") as remote, pa.PythonFile(remote, mode="r") as file:
+                yield file
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder of this name is there."""
+    fs, path = resolve(uri)
+    fs.invalidate_cache()
+    try:
+        with reaching(uri):
+            if isinstance(fs, LocalFileSystem):
+                return Path(path).exists()
+            fs.info(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_empty(uri: str) -> bool:
+    """Whether nothing is there, not even a hidden file. Our own unfinished files do not count."""
+    fs, path = resolve(uri)
+    fs.invalidate_cache()
+    if not exists(uri):
+        return True
+    with reaching(uri):
+        return all(local.is_unfinished(name) for name in _files(fs, path))
+
+
+def remove(uri: str) -> None:
+    """Remove a file or a folder with all that is in it, if it is there.
+
+    Raises:
+        OSError: something is still there.
+    """
+    fs, path = resolve(uri)
+    fs.invalidate_cache()
+    with suppress(FileNotFoundError), reaching(uri):
+        if isinstance(fs, LocalFileSystem):
+            fs.rm(path, recursive=True)
+        elif fs.info(path)["type"] == "file":
+            fs.rm_file(path)
+        elif _is_s3(fs):
+            fs.remove_all(fs.find(path))
+        else:
+            fs.rm(path, recursive=True)
+
+
+@contextmanager
+def staging(uri: str) -> Iterator[Path]:
+    """A local path to build the file in that `publish` will put at ``uri``; gone afterwards.
+
+    On local disk it lies on the filesystem of ``uri``, so that publishing is a rename.
+    """
+    if is_local(uri):
+        folder = local_path(uri).parent
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder = local.temporary_folder()
+    staged = folder / local.unfinished_name()
+    try:
+        yield staged
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def publish(
+    staged: Path, uri: str, *, overwrite: bool = False, replaces: str | None = None
+) -> bool:
+    """Put a finished local file at ``uri``, where it appears whole or not at all.
+
+    By default only where no file is: the first writer wins. A name that holds a file holds one at
+    every moment, the old one or the new one.
+
+    Args:
+        staged: the file, from `staging`.
+        uri: its final name.
+        overwrite: put it over any file that is there.
+        replaces: put it over the file of this version alone, as `version_of` gives it. Of those who
+            replace the same version one wins.
+
+    Returns:
+        Whether the file is there now; False if another was there and was left alone. On local disk
+        and S3 that is certain, whatever answers got lost.
+
+    Raises:
+        UnreachableError: the place failed, and whether the file is there nobody knows. It is whole
+            if it is; another try finds it and says so.
+        OSError: it was refused, and is not there.
+    """
+    fs, path = resolve(uri)
+    with reaching(uri):
+        if isinstance(fs, LocalFileSystem):
+            return local.publish(staged, Path(path), overwrite=overwrite, replaces=replaces)
+        if _is_s3(fs):
+            if replaces is not None:
+                return fs.publish(staged, path, IfMatch=f'"{replaces}"')
+            return fs.publish(staged, path, **({} if overwrite else {"IfNoneMatch": "*"}))
+        return _put_plain(fs, staged, path, uri, overwrite=overwrite, replaces=replaces)
+
+
+def put_bytes(
+    uri: str, data: bytes, *, overwrite: bool = False, replaces: str | None = None
+) -> bool:
+    """`publish` for content in memory."""
+    with staging(uri) as staged:
+        staged.write_bytes(data)
+        return publish(staged, uri, overwrite=overwrite, replaces=replaces)
+
+
+def put_json(uri: str, value: Any, *, overwrite: bool = False, replaces: str | None = None) -> bool:
+    """`publish` a small JSON document, keys in the order given."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return put_bytes(uri, text.encode(), overwrite=overwrite, replaces=replaces)
+
+
+def get_bytes(uri: str) -> bytes | None:
+    """The content of a small file, or None if there is none of that name."""
+    fs, path = resolve(uri)
+    fs.invalidate_cache()
+    try:
+        with reaching(uri):
+            return cast(bytes, fs.cat_file(path))
+    except FileNotFoundError:
+        return None
+
+
+def get_json(uri: str) -> Any | None:
+    """The document at ``uri``, or None if there is none.
+
+    Raises:
+        StorageError: what is there is not JSON.
+    """
+    data = get_bytes(uri)
+    if data is None:
+        return None
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise StorageError(f"{uri}: not a JSON document: {error}") from error
+
+
+def download(uri: str, folder: Path) -> None:
+    """Copy a remote folder's files into a local one."""
+    fs, path = resolve(uri)
+    fs.invalidate_cache()
+    with reaching(uri):
+        for name in _files(fs, path):
+            target = folder / _below(path, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(name, str(target))
+
+
+def sweep(uri: str, *, older_than_s: float) -> None:
+    """Remove what was being put below a folder that long ago, by processes that were killed.
+
+    On local disk unfinished files, on S3 unfinished uploads; other clouds forget theirs by
+    themselves. That it fails is no reason to stop: it is logged.
+    """
+    fs, path = resolve(uri)
+    try:
+        if isinstance(fs, LocalFileSystem):
+            local.sweep(Path(path), older_than_s=older_than_s)
+        elif _is_s3(fs):
+            fs.sweep(path, older_than_s=older_than_s)
+    except Exception as error:  # each cloud's client has errors of its own
+        logger.warning("%s: unfinished files cannot be swept: %s", uri, reason_of(error))
+
+
+def without_pattern(uri: str) -> str:
+    """``uri``, or of a glob the folder above its first pattern."""
+    return _glob_root(uri) if _is_glob(uri) and not exists(uri) else uri
+
+
+def _list(fs: fsspec.AbstractFileSystem, path: str) -> tuple[str, list[FileInfo]]:
+    """Root and files of a file, folder or glob.
+
+    Raises:
+        FileNotFoundError: there is nothing of this name, and it is no glob.
+    """
+    is_here = isinstance(fs, LocalFileSystem)
+    try:
+        kind = fs.info(path)["type"]
+    except FileNotFoundError:
+        if not _is_glob(path):
+            raise
+        root, found = _glob_root(path), fs.glob(path, detail=True)
+    else:
+        if kind == "file":
+            root, found = fs._parent(path), {path: fs.info(path)}
+        elif is_here:
+            root, found = path.rstrip("/"), dict.fromkeys(local.walk(path.rstrip("/")))
+        else:
+            root, found = path.rstrip("/"), fs.find(path, detail=True)
+    if is_here:
+        files = [local.info(root, name) for name in found]
+    else:
+        files = [_remote_info(root, name, info) for name, info in found.items()]
+    return root, [file for file in files if file is not None]
+
+
+def _put_plain(
+    fs: fsspec.AbstractFileSystem,
+    staged: Path,
+    path: str,
+    uri: str,
+    *,
+    overwrite: bool,
+    replaces: str | None,
+) -> bool:
+    """Put a file where fsspec knows no conditions: there of two equal files the last one stays."""
+    if replaces is not None:
+        try:
+            if version_of(uri) != replaces:
+                return False
+        except FileNotFoundError:
+            return False
+    elif not overwrite and exists(uri):
+        return False
+    fs.put_file(str(staged), path)
+    return True
+
+
+def _files(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
+    """Names of all files below a folder; no folders, nor what stands for them on object stores."""
+    return [name for name in fs.find(path) if name != path and not name.endswith("/")]
+
+
+def _remote_info(root: str, name: str, info: dict[str, Any]) -> FileInfo | None:
+    if info["type"] != "file" or name.endswith("/"):  # some tools put "NAME/" to show a folder
+        return None
+    tag = info.get("ETag") or info.get("etag")
+    stamp = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
+    version = str(tag).strip('"') if tag else f"{stamp}-{info['size']}"
+    return FileInfo(_below(root, name), int(info["size"]), version)
+
+
+def _below(root: str, name: str) -> str:
+    """The path of ``name`` relative to ``root``.
+
+    Raises:
+        StorageError: it would be another one as the path of a file.
+    """
+    path = name.removeprefix(f"{root.rstrip('/')}/")
+    if posixpath.normpath(path) != path or path.startswith(("/", "../")):
+        raise StorageError(f"{name}: not a path that a file can have; rename it")
+    return path
+
+
+def _is_hidden(file: FileInfo) -> bool:
+    return any(part[0] in "_." for part in file.path.split("/"))
+
+
+def _is_s3(fs: fsspec.AbstractFileSystem) -> "TypeGuard[PatientS3]":
+    return "s3" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _is_glob(path: str) -> bool:
+    return any(mark in path for mark in "*?[")
+
+
+def _glob_root(path: str) -> str:
+    """The folder above the first pattern of a glob."""
+    parts = path.split("/")
+    first = next(index for index, part in enumerate(parts) if _is_glob(part))
+    return "/".join(parts[:first]) or "/"

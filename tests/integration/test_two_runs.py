@@ -1,0 +1,88 @@
+"""Two runs that meet on one output."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+
+from bertray import cli
+
+Write = Callable[..., Path]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("ray_cluster"),
+]
+
+ROOT = Path(__file__).parents[2]
+
+
+def texts(name: str, *more: str) -> pa.Table:
+    return pa.table({"text": [f"{name} good film", "bad plot", *more]})
+
+
+def command(model: Path, source: Path, out: Path, *words: str) -> list[str]:
+    return ["score", f"model.path={model}", f"input.path={source}", f"output.path={out}", *words]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.parquet"))}
+
+
+def start(words: list[str], *, lease: bool = True) -> subprocess.Popen[str]:
+    """A driver process of its own on the tests' cluster."""
+    code = "import sys; from bertray.cli import main; "
+    if not lease:
+        code += (
+            "import bertray.score.run as run; from contextlib import nullcontext; "
+            "run.hold = lambda output, on_wait: nullcontext(False); "
+        )
+    address = ray.get_runtime_context().gcs_address
+    return subprocess.Popen(
+        [sys.executable, "-c", code + "sys.exit(main(sys.argv[1:]))", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_two_equal_runs_at_once_both_succeed_even_without_the_lease(
+    tmp_path: Path, classifier_folder: Path, write_shards: Write
+) -> None:
+    source = write_shards({f"part-{n}": texts(str(n)) for n in range(12)})
+    out = tmp_path / "out"
+    words = command(classifier_folder, source, out, "pool.max_actors=1")
+    runs = [start(words, lease=False) for _ in range(2)]
+    said = [run.communicate(timeout=240)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    clean = tmp_path / "clean"
+    assert cli.main(command(classifier_folder, source, clean)) == 0
+    assert contents(out) == contents(clean)
+    assert (out / "_manifest.json").read_bytes() == (clean / "_manifest.json").read_bytes()
+    assert (out / "_SUCCESS").exists()
+    assert not list(out.rglob(".*"))
+
+
+def test_of_two_runs_at_once_with_other_settings_one_is_refused_with_both_named(
+    tmp_path: Path, classifier_folder: Path, write_shards: Write
+) -> None:
+    source = write_shards({"a": texts("a")})
+    out = tmp_path / "out"
+    lengths = ("16", "32")
+    runs = [
+        start(command(classifier_folder, source, out, f"model.max_length={length}"))
+        for length in lengths
+    ]
+    said = [run.communicate(timeout=240)[0] for run in runs]
+    codes = [run.returncode for run in runs]
+    assert sorted(codes) == [0, 2], said
+    loser = codes.index(2)
+    wanted = f"model.max_length: {lengths[1 - loser]} there, {lengths[loser]} here"
+    assert wanted in " ".join(said[loser].split())
+    assert (out / "_SUCCESS").exists()
