@@ -101,7 +101,8 @@ def _own_error(error: BaseException | None) -> BertrayError | None:
     """The first BertrayError in a chain of causes; Ray keeps some in ``.cause``."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, BertrayError):
+        # Ray's stand-in is an instance of both, and its text is a traceback.
+        if isinstance(error, BertrayError) and not isinstance(error, RayTaskError):
             return error
         seen.add(id(error))
         error = getattr(error, "cause", None) or error.__cause__

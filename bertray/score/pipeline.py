@@ -51,6 +51,7 @@ def classified(
     context = DataContext.get_current()
     context.target_max_block_size = None  # a split stays one block from read to write
     context.enable_progress_bars = False  # Ray counts blocks in flight; we count files put
+    context.raise_original_map_exception = True  # in its place Ray sends one without the cause
     blocks = ray.data.read_datasource(
         SplitSource(splits, reading, attempts),
         num_cpus=TASK_CPUS,
