@@ -88,7 +88,7 @@ def complete(
     uri = storage.join(output, MANIFEST)
     if storage.get_bytes(uri) != text:
         storage.put_bytes(uri, text, overwrite=True)
-    if not quarantined:
+    if not quarantined and not storage.exists(storage.join(output, SUCCESS)):
         storage.put_bytes(storage.join(output, SUCCESS), b"")
     return quarantined
 
