@@ -312,6 +312,7 @@ def test_a_fast_tokenizer_that_differs_on_real_rows_is_left_for_the_whole_block(
     encoder = Encoder(faster, max_length=16)
     assert encoder.is_fast
     texts = [*["the film"] * 1000, "the last straw \u00e9", *["was good"] * 1000]
+    caplog.clear()  # of what an earlier test's verbose logger may say while an encoder is made
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert_as_hugging_face(encoder(texts), faster, texts, max_length=16)
