@@ -90,12 +90,15 @@ def load_sides(bundle: Bundle, *, num_threads: int) -> dict[str, Callable[[pa.Ar
 
 
 def cross_encoder(bundle: Bundle) -> Callable[[pa.Array], np.ndarray]:
-    """As its documentation shows it."""
+    """As its documentation shows it, which is for pairs alone: the second texts are empty."""
     from sentence_transformers import CrossEncoder
 
     model = CrossEncoder(str(bundle.folder), max_length=LONGEST, device="cpu")
     return lambda texts: model.predict(
-        texts.to_pylist(), batch_size=ROWS_PER_BATCH, apply_softmax=True, show_progress_bar=False
+        [(text, "") for text in texts.to_pylist()],
+        batch_size=ROWS_PER_BATCH,
+        apply_softmax=True,
+        show_progress_bar=False,
     )
 
 
