@@ -20,6 +20,15 @@ from fsspec.implementations.local import LocalFileSystem
 from bertray.errors import StorageError
 from bertray.storage import local
 from bertray.storage.files import FileInfo as FileInfo
+from bertray.storage.listing import (
+    files_below,
+    glob_root,
+    is_glob,
+    is_hidden,
+    listed,
+    relative,
+    remote_info,
+)
 from bertray.storage.outage import UnreachableError as UnreachableError
 from bertray.storage.outage import is_outage as is_outage
 from bertray.storage.outage import reaching
@@ -99,14 +108,14 @@ def list_files(uri: str, *, suffix: str, key: str) -> tuple[str, list[FileInfo]]
     fs, path = resolve(uri)
     fs.invalidate_cache()
     try:
-        root, files = _list(fs, path)
+        root, files = listed(fs, path)
     except FileNotFoundError:
         raise StorageError(f"{key}={uri}: no such file or folder") from None
     except StorageError as error:
         raise StorageError(f"{key}={uri}: {error}") from error
     except Exception as error:  # each cloud's client has errors of its own
         raise StorageError(f"{key}={uri}: cannot be listed: {reason_of(error)}") from error
-    kept = [file for file in files if file.path.endswith(suffix) and not _is_hidden(file)]
+    kept = [file for file in files if file.path.endswith(suffix) and not is_hidden(file)]
     return root if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(root)), sorted(kept)
 
 
@@ -122,7 +131,7 @@ def version_of(uri: str) -> str:
     root = fs._parent(path)
     with reaching(uri):
         is_here = isinstance(fs, LocalFileSystem)
-        file = local.info(root, path) if is_here else _remote_info(root, path, fs.info(path))
+        file = local.info(root, path) if is_here else remote_info(root, path, fs.info(path))
     if file is None:
         raise FileNotFoundError(uri)
     return file.version
@@ -163,7 +172,7 @@ def is_empty(uri: str) -> bool:
     if not exists(uri):
         return True
     with reaching(uri):
-        return all(local.is_unfinished(name) for name in _files(fs, path))
+        return all(local.is_unfinished(name) for name in files_below(fs, path))
 
 
 def remove(uri: str) -> None:
@@ -284,8 +293,8 @@ def download(uri: str, folder: Path) -> None:
     fs, path = resolve(uri)
     fs.invalidate_cache()
     with reaching(uri):
-        for name in _files(fs, path):
-            target = folder / _below(path, name)
+        for name in files_below(fs, path):
+            target = folder / relative(path, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             fs.get_file(name, str(target))
 
@@ -308,34 +317,7 @@ def sweep(uri: str, *, older_than_s: float) -> None:
 
 def without_pattern(uri: str) -> str:
     """``uri``, or of a glob the folder above its first pattern."""
-    return _glob_root(uri) if _is_glob(uri) and not exists(uri) else uri
-
-
-def _list(fs: fsspec.AbstractFileSystem, path: str) -> tuple[str, list[FileInfo]]:
-    """Root and files of a file, folder or glob.
-
-    Raises:
-        FileNotFoundError: there is nothing of this name, and it is no glob.
-    """
-    is_here = isinstance(fs, LocalFileSystem)
-    try:
-        kind = fs.info(path)["type"]
-    except FileNotFoundError:
-        if not _is_glob(path):
-            raise
-        root, found = _glob_root(path), fs.glob(path, detail=True)
-    else:
-        if kind == "file":
-            root, found = fs._parent(path), {path: fs.info(path)}
-        elif is_here:
-            root, found = path.rstrip("/"), dict.fromkeys(local.walk(path.rstrip("/")))
-        else:
-            root, found = path.rstrip("/"), fs.find(path, detail=True)
-    if is_here:
-        files = [local.info(root, name) for name in found]
-    else:
-        files = [_remote_info(root, name, info) for name, info in found.items()]
-    return root, [file for file in files if file is not None]
+    return glob_root(uri) if is_glob(uri) and not exists(uri) else uri
 
 
 def _put_plain(
@@ -360,46 +342,5 @@ def _put_plain(
     return True
 
 
-def _files(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
-    """Names of all files below a folder; no folders, nor what stands for them on object stores."""
-    return [name for name in fs.find(path) if name != path and not name.endswith("/")]
-
-
-def _remote_info(root: str, name: str, info: dict[str, Any]) -> FileInfo | None:
-    if info["type"] != "file" or name.endswith("/"):  # some tools put "NAME/" to show a folder
-        return None
-    tag = info.get("ETag") or info.get("etag")
-    stamp = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
-    version = str(tag).strip('"') if tag else f"{stamp}-{info['size']}"
-    return FileInfo(_below(root, name), int(info["size"]), version)
-
-
-def _below(root: str, name: str) -> str:
-    """The path of ``name`` relative to ``root``.
-
-    Raises:
-        StorageError: it would be another one as the path of a file.
-    """
-    path = name.removeprefix(f"{root.rstrip('/')}/")
-    if posixpath.normpath(path) != path or path.startswith(("/", "../")):
-        raise StorageError(f"{name}: not a path that a file can have; rename it")
-    return path
-
-
-def _is_hidden(file: FileInfo) -> bool:
-    return any(part[0] in "_." for part in file.path.split("/"))
-
-
 def _is_s3(fs: fsspec.AbstractFileSystem) -> "TypeGuard[PatientS3]":
     return "s3" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
-
-
-def _is_glob(path: str) -> bool:
-    return any(mark in path for mark in "*?[")
-
-
-def _glob_root(path: str) -> str:
-    """The folder above the first pattern of a glob."""
-    parts = path.split("/")
-    first = next(index for index, part in enumerate(parts) if _is_glob(part))
-    return "/".join(parts[:first]) or "/"
