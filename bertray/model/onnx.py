@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bertray.errors import ModelError
-from bertray.model.bundle import Bundle, cache_folder, filling, load_model, read_config
+from bertray.model.bundle import Bundle, load_model, read_config
+from bertray.model.cache import cache_folder, filling
 from bertray.model.onnx_graph import GRAPH_VERSION, Precision, write_graph
 from bertray.model.packed import (
     TOLERANCE,

@@ -13,15 +13,13 @@ from bertray.config import TrainModel
 from bertray.errors import ConfigError, ModelError
 from bertray.model.bundle import (
     LONGEST,
-    digest_of,
-    fetch,
     load_tokenizer,
     longest_input,
     num_positions,
     quiet,
     read_config,
-    with_safetensors,
 )
+from bertray.model.cache import digest_of, fetch, with_safetensors
 
 KEY = "model.base"
 

@@ -19,13 +19,13 @@ from bertray.errors import ModelError
 from bertray.model.bundle import (
     LONGEST,
     Manifest,
-    digest_of,
     load_model,
     load_tokenizer,
     longest_input,
     open_bundle,
     save_bundle,
 )
+from bertray.model.cache import digest_of
 
 
 @pytest.fixture

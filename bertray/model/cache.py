@@ -1,0 +1,143 @@
+"""Models that are named, brought to this machine in a form that can be loaded, once."""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import save_file
+
+from bertray import storage
+from bertray.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+# What makes up a model; optimizer states, logs and pictures beside it do not.
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+PICKLED_WEIGHTS = "pytorch_model*.bin"
+
+
+def fetch(source: str, *, key: str) -> Path:
+    """A local folder that holds the model named ``source``.
+
+    Raises:
+        ModelError: it is neither a folder nor a reachable URI nor a known hub id.
+    """
+    if "://" in source:
+        return _fetch_uri(source, key=key)
+    path = Path(source).expanduser()
+    if (path / "config.json").is_file():
+        return path.absolute()
+    if path.exists():
+        raise ModelError(f"{key}={source}: no config.json in there, so it is no model folder")
+    try:
+        patterns = [*MODEL_FILES, PICKLED_WEIGHTS]
+        if _hub_has_safetensors(source):
+            patterns.remove(PICKLED_WEIGHTS)
+        return Path(snapshot_download(source, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise ModelError(f"{key}={source}: no such folder, and not a hub id") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{key}={source}: no such folder, and the hub does not give it: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over the names and contents of the files that make up a model.
+
+    A name that starts with ``_`` is no part of it.
+    """
+    patterns = [*MODEL_FILES]
+    if not any(folder.glob("*.safetensors")):
+        patterns.append(PICKLED_WEIGHTS)
+    whole = hashlib.sha256()
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    for path in sorted(path for path in found if not path.name.startswith("_")):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        whole.update(f"{path.name} {content}\n".encode())
+    return whole.hexdigest()
+
+
+def with_safetensors(folder: Path, digest: str, *, source: str) -> Path:
+    """The folder itself, or a cached copy whose pickled weights were converted.
+
+    Only plain tensors are unpickled (``weights_only``), so no code in the file can run.
+    """
+    pickled = sorted(folder.glob(PICKLED_WEIGHTS))
+    if any(folder.glob("*.safetensors")):
+        return folder
+    if not pickled:
+        raise ModelError(f"{source}: no weights (*.safetensors or {PICKLED_WEIGHTS}) in there")
+    target = cache_folder() / "converted" / digest
+    if target.is_dir():
+        return target
+    weights: dict[str, torch.Tensor] = {}
+    for path in pickled:
+        try:
+            weights |= torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ModelError(
+                f"{path}: these weights are pickled and hold more than tensors, so loading them "
+                "could run code; convert them to safetensors where you trust them"
+            ) from error
+    logger.info("converting pickled weights source=%s target=%s", source, target)
+    with filling(target) as copy:
+        for path in (path for pattern in MODEL_FILES for path in folder.glob(pattern)):
+            shutil.copy2(path, copy)
+        tensors = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
+        save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+@contextmanager
+def filling(target: Path) -> Any:
+    """A folder to fill that takes its name once it is complete; the first of two fillers wins."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=".filling-"))
+    try:
+        yield folder
+        try:
+            folder.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def cache_folder() -> Path:
+    """Where the platform keeps caches (XDG base directory specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bertray"
+
+
+def _fetch_uri(uri: str, *, key: str) -> Path:
+    """A copy in the local cache, named by the listing, so that a changed model is fetched anew."""
+    _, files = storage.list_files(uri, suffix="", key=key)
+    if not any(file.path == "config.json" for file in files):
+        raise ModelError(f"{key}={uri}: no config.json in there, so it is no model folder")
+    listing = hashlib.sha256(repr((uri, files)).encode()).hexdigest()
+    target = cache_folder() / "fetched" / listing
+    if not target.is_dir():
+        with filling(target) as folder:
+            storage.download(uri, folder)
+    return target
+
+
+def _hub_has_safetensors(name: str) -> bool:
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        return any(file.endswith(".safetensors") for file in list_repo_files(name))
+    except (OfflineModeIsEnabled, HfHubHTTPError, OSError):
+        return False  # offline: snapshot_download takes what the hub's own cache holds
