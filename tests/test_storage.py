@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from bertray import storage
 from bertray.errors import StorageError
 from bertray.storage import local, s3
 
+NOBODY = 65534
 ODD_NAMES = [
     "a b.parquet",
     "c+d=%20.parquet",
@@ -296,15 +297,25 @@ def test_links_are_followed(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_listed_is_no_empty_one(tmp_path: Path) -> None:
-    touch(tmp_path, "in/a.parquet", "in/closed/b.parquet")
-    (tmp_path / "in/closed").chmod(0)
-    try:
-        with pytest.raises(StorageError, match="cannot be listed: Permission denied"):
-            paths(str(tmp_path / "in"))
-    finally:
-        (tmp_path / "in/closed").chmod(0o700)
+@pytest.fixture
+def not_root() -> Iterator[None]:
+    """Root may read everything, so it becomes nobody for a while."""
+    mine = os.geteuid()
+    if not mine:
+        os.seteuid(NOBODY)
+    yield
+    os.seteuid(mine)
+
+
+def test_a_folder_that_may_not_be_listed_is_no_empty_one(not_root: None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        touch(Path(folder), "in/a.parquet", "in/closed/b.parquet")
+        (Path(folder) / "in/closed").chmod(0)
+        try:
+            with pytest.raises(StorageError, match="cannot be listed: Permission denied"):
+                paths(f"{folder}/in")
+        finally:
+            (Path(folder) / "in/closed").chmod(0o700)
 
 
 def test_sweeping_takes_our_old_unfinished_files_and_no_others(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import ray
+from scoring import command, contents, texts
 
 from bertray import cli
 from bertray.score.classifier import Classifier
@@ -60,18 +61,6 @@ class MortalSink(ShardSink):
         return ShardSink.write(self, block, split)
 
 
-def texts(name: str, *more: str) -> pa.Table:
-    return pa.table({"text": [f"{name} good film", "bad plot", *more]})
-
-
-def command(model: Path, source: Path, out: Path, *words: str) -> list[str]:
-    return ["score", f"model.path={model}", f"input.path={source}", f"output.path={out}", *words]
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.parquet"))}
-
-
 def manifest(out: Path) -> dict[str, list[dict[str, str]]]:
     return dict(json.loads((out / "_manifest.json").read_text()))
 
@@ -114,7 +103,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
     if os.geteuid() or not shutil.which("mount") or subprocess.run(mount, check=False).returncode:
-        pytest.skip("mounting a small disk takes root")
+        pytest.skip("only root can mount a disk that is small enough to fill")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 

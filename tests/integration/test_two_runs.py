@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import ray
+from scoring import command, contents, texts
 
 from bertray import cli
 
@@ -20,18 +20,6 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-
-
-def texts(name: str, *more: str) -> pa.Table:
-    return pa.table({"text": [f"{name} good film", "bad plot", *more]})
-
-
-def command(model: Path, source: Path, out: Path, *words: str) -> list[str]:
-    return ["score", f"model.path={model}", f"input.path={source}", f"output.path={out}", *words]
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.parquet"))}
 
 
 def start(words: list[str], *, lease: bool = True) -> subprocess.Popen[str]:

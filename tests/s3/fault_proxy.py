@@ -124,7 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response_only(100)
             self.end_headers()
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
-            raise NotImplementedError("a body of unknown length")
+            self.close_connection = True  # the body stays unread
+            self._reply(411, [], b"")  # Length Required, as S3 itself answers
+            return
         length = int(self.headers.get("Content-Length", 0))
         if kind == "cut":
             self.rfile.read(length // 2)
