@@ -9,22 +9,18 @@ import logging
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from bertray import __version__, storage
 from bertray.errors import ModelError
 from bertray.model.cache import digest_of, fetch, with_safetensors
+
+if TYPE_CHECKING:  # three seconds of imports, which an actor with ONNX Runtime needs not
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -116,12 +112,14 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
     return Bundle(source, location, folder, labels, task, max_length, digest)
 
 
-def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
     """The model in evaluation mode, on the CPU.
 
     Raises:
         ModelError: the weights lack a part, such as the head, or do not fit the config.
     """
+    from transformers import AutoModelForSequenceClassification
+
     with quiet():
         try:
             model, report = AutoModelForSequenceClassification.from_pretrained(
@@ -136,7 +134,7 @@ def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> PreTrai
             f"{' and more' if len(missing) > 4 else ''}; this is no fine-tuned classifier: "
             "fine-tune it first with `bertray train model.base=...`"
         )
-    return cast(PreTrainedModel, model.eval())
+    return cast("PreTrainedModel", model.eval())
 
 
 def load_tokenizer(folder: Path, *, key: str = "model.path") -> PreTrainedTokenizerBase:
@@ -179,7 +177,7 @@ _OFFSET_POSITIONS = frozenset(
 def save_bundle(
     folder: Path,
     *,
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     tokenizer: PreTrainedTokenizerBase,
     manifest: Manifest,
 ) -> None:

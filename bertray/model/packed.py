@@ -11,17 +11,20 @@ A model is taken only if its numbers are the same both ways (`pack`).
 
 import logging
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from bertray.model.bundle import num_positions
 from bertray.model.families import FAMILIES, OFFSET_POSITIONS, ONNX_FAMILIES, reach
 from bertray.model.layer import Attention, Tokens, attend_by_length
 from bertray.text.ragged import Encoded, offsets_of, padded_inputs, positions_of, take
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ class PackedModel(nn.Module):
         KeyError: its family is not in `FAMILIES`.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: "PreTrainedModel") -> None:
         super().__init__()
         parts = FAMILIES[model.config.model_type](model)
         self.embeddings, self.head = parts.embeddings, parts.head
@@ -118,7 +121,7 @@ def position_ids(encoded: Encoded, padding_idx: int | None) -> np.ndarray:
     return np.asarray(in_row * counted + padding_idx)
 
 
-def pack(model: PreTrainedModel) -> PackedModel | None:
+def pack(model: "PreTrainedModel") -> PackedModel | None:
     """The model without padding; None, with a warning, where that gives other numbers.
 
     Args:
@@ -146,7 +149,7 @@ def pack(model: PreTrainedModel) -> PackedModel | None:
 
 
 def plain_logits(
-    model: PreTrainedModel, encoded: Encoded, rows: np.ndarray, *, pad_token_id: int = 0
+    model: "PreTrainedModel", encoded: Encoded, rows: np.ndarray, *, pad_token_id: int = 0
 ) -> Tensor:
     """Logits of shape (B, C) as Hugging Face computes them, padded to the longest of ``rows``."""
     inputs = padded_inputs(encoded, rows, pad_token_id=pad_token_id)
@@ -155,7 +158,7 @@ def plain_logits(
         return cast(Tensor, model(**tensors).logits.float())
 
 
-def check_rows(model: PreTrainedModel) -> Encoded:
+def check_rows(model: "PreTrainedModel") -> Encoded:
     """Rows to check a forward pass on: of uneven lengths, all kinds of ids, always the same."""
     config = model.config
     lengths = np.array(CHECKED_LENGTHS)
