@@ -126,7 +126,7 @@ class InferenceModel(Section):
     )
     max_batch_tokens: Count | None = Field(
         None,
-        description="Tokens in one forward pass, padding included. Default: 1024 on CPU, "
+        description="Tokens in one forward pass, padding included. Default: 512 on CPU, "
         "32768 on GPU; never measured, so that a rerun gives the same bytes.",
     )
 

@@ -22,7 +22,7 @@ from bertray.model.packed import PackedModel
 
 Precision = Literal["float32", "int8"]
 
-GRAPH_VERSION = 5  # to be raised with any change here: graphs are cached
+GRAPH_VERSION = 6  # to be raised with any change here: graphs are cached
 OUTPUT = "logits"
 OPSET = 18
 IR_VERSION = 9
@@ -65,6 +65,7 @@ class _Graph:
         self._precision = precision
         self._in_bytes: dict[str, tuple[str, str]] = {}
         self._shape: str | None = None
+        self._is_even: str | None = None
 
     def node(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         name = name or f"{op}_{len(self.nodes)}"
@@ -128,6 +129,33 @@ class _Graph:
             rectangle = self.node("Shape", "input_ids")
             self._shape = self.node("Concat", rectangle, self.numbers(-1), axis=0)
         return self._shape
+
+    def attention(self, *inputs: str, position_bias: str, num_heads: int) -> str:
+        """Without a mask where no row of the batch is padded: there is a faster kernel for that."""
+        masked = (*inputs, "lengths", position_bias)
+        if position_bias:  # it counts as a mask
+            return self.fused("MultiHeadAttention", *masked, num_heads=num_heads)
+        name = f"context_{len(self.nodes)}"
+        branches = {}
+        for branch, operands in (("then_branch", inputs), ("else_branch", masked)):
+            result = f"{name}_{branch}"
+            node = helper.make_node(
+                *("MultiHeadAttention", operands, [result]),
+                domain="com.microsoft",
+                num_heads=num_heads,
+            )
+            output = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+            branches[branch] = helper.make_graph([node], result, [], [output])
+        return self.node("If", self._no_padding(), name=name, **branches)
+
+    def _no_padding(self) -> str:
+        """Whether all rows are as long as the longest, made once."""
+        if self._is_even is None:
+            longest = self.node("Squeeze", self.node("Shape", "input_ids", start=1))
+            least = self.node("ReduceMin", "lengths", keepdims=0)
+            longest = self.node("Cast", longest, to=TensorProto.INT32)
+            self._is_even = self.node("Equal", least, longest)
+        return self._is_even
 
     def linear(self, x: str, layer: Any, *, name: str = "") -> str:
         """A `torch.nn.Linear`, never in 8 bits."""
@@ -200,14 +228,12 @@ def _write_layer(
         bias = bias and _first(graph, bias, axis=2)
     attention = layer.attention
     query, key, value = attention.qkv.weight.chunk(3)
-    context = graph.fused(
-        "MultiHeadAttention",
+    context = graph.attention(
         graph.product(asked, query, exact=first_only),
         graph.product(x, key),
         graph.product(x, value),
         graph.weight(attention.qkv.bias),
-        "lengths",
-        bias,
+        position_bias=bias,
         num_heads=attention.num_heads,
     )
     mixed = graph.product(context, attention.out.weight, exact=first_only)
