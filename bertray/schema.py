@@ -63,10 +63,13 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def check_text_column(schema: pa.Schema, column: str, *, where: str, key: str) -> None:
-    """Raise SchemaError unless ``column`` stands in ``schema`` once, as text."""
+    """Raise SchemaError unless ``column`` stands in ``schema`` once, as text or as nulls alone.
+
+    Where no row has a value pandas writes a column of type null.
+    """
     check_column(schema, column, where=where, key=key)
     kind = schema.field(column).type
-    if not is_text(kind):
+    if not (is_text(kind) or pa.types.is_null(kind)):
         raise SchemaError(
             f"{where}: column {column!r} is {kind}, expected string; "
             f"set {key} to the column that holds the text"

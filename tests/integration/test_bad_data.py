@@ -168,6 +168,7 @@ def write_lake(root: Path, proof: Path) -> None:
     )
     write("other-not-utf8.parquet", pa.table({"text": ["good"], "raw": strings(b"\xff\xfe")}))
     write("nothing.parquet", pa.table({"text": ["good", None, "", " \t\n\u3000"]}))
+    write("nulls-alone.parquet", pa.table({"text": pa.nulls(2), "id": [1, 2]}))
     write("odd.parquet", pa.table({"text": ODD_TEXTS}))
     write("long.parquet", pa.table({"text": ["good film " * (5 * MIB), "bad"]}))
     write("no-rows.parquet", texts(0))
@@ -265,6 +266,7 @@ def test_bytes_that_are_not_utf8_in_another_column_pass_unchanged(night: Night) 
 
 def test_null_empty_and_blank_texts_keep_their_rows(night: Night) -> None:
     assert night.status("nothing.parquet") == [OK, NULL_TEXT, EMPTY_TEXT, EMPTY_TEXT]
+    assert night.status("nulls-alone.parquet") == [NULL_TEXT, NULL_TEXT]
 
 
 def test_nul_control_and_bidirectional_characters_are_texts_like_others(night: Night) -> None:
