@@ -2,12 +2,14 @@
 
 import logging
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -17,6 +19,10 @@ from bertray.errors import BertrayError, ClusterError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+ANSWER_S = 10.0
+NODE_PATIENCE_S = 180.0  # without a result, for another node to come for a lost one
+NODE_POLL_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,9 @@ def connect(*, dashboard: bool = False) -> Resources:
 
     Args:
         dashboard: start one with a private cluster. Ray Train asks its API whether a run lives.
+
+    Raises:
+        ClusterError: none answers there, or it refuses our token.
     """
     debug = logger.isEnabledFor(logging.DEBUG)
     if not debug:
@@ -49,19 +58,45 @@ def connect(*, dashboard: bool = False) -> Resources:
         # what a user must know comes back with the results.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if not ray.is_initialized():
-        with nullcontext() if debug else _silent_stderr():
-            ray.init(include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=debug)
+        _check_address(os.environ.get("RAY_ADDRESS", ""))
+        try:
+            with nullcontext() if debug else _silent_stderr():
+                ray.init(
+                    include_dashboard=dashboard, logging_level=logging.ERROR, log_to_driver=debug
+                )
+        except ConnectionError as error:
+            address = os.environ.get("RAY_ADDRESS", "auto")
+            reason = str(error.__cause__ or error).strip().splitlines()[-1]
+            raise ClusterError(
+                f"RAY_ADDRESS={address}: no cluster to be reached: {reason}"
+            ) from error
     if not debug:
         # Set up anew by `import ray.data`; its plans and bars are for debugging Ray.
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return Resources(
         num_cpus=total.get("CPU", 0.0),
         num_gpus=total.get("GPU", 0.0),
-        num_nodes=len([node for node in nodes if node["Alive"]]),
+        num_nodes=_num_nodes(),
     )
+
+
+def _check_address(address: str) -> None:
+    """Find out in seconds what Ray tries for ten minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return  # a word that Ray knows, or a URL
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}"
+        ) from error
+
+
+def _num_nodes() -> int:
+    return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -76,6 +111,53 @@ def _silent_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+class NodeWatch:
+    """Ends a Ray Data pipeline that a lost node holds up for good.
+
+    Ray starts an actor of a lost node again where there is room for it. If there is none, the tasks
+    it had wait for it without an end and without a word.
+
+    To be given to ``DataContext.custom_execution_callback_classes``: Ray's executor calls it.
+    """
+
+    def __init__(self) -> None:
+        self._most_nodes = 0
+        self._looked = self._heard = time.monotonic()
+
+    def passing(self, items: Iterator[T]) -> Iterator[T]:
+        """Pass the pipeline's results on, and take them for a sign that it lives."""
+        for item in items:
+            self._heard = time.monotonic()
+            yield item
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Ray asks for this method."""
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Look from time to time.
+
+        Raises:
+            ClusterError: there are fewer nodes than there were, and nothing came for
+                `NODE_PATIENCE_S`.
+        """
+        now = time.monotonic()
+        if now - self._looked < NODE_POLL_S:
+            return
+        self._looked = now
+        alive = _num_nodes()
+        self._most_nodes = max(self._most_nodes, alive)
+        if alive == self._most_nodes:
+            self._heard = now  # patience counts from the loss
+        elif now - self._heard > NODE_PATIENCE_S:
+            raise ClusterError(f"{self._most_nodes - alive} nodes were lost and none came for them")
+
+    def after_execution_succeeds(self, executor: Any) -> None:
+        """Ray asks for this method."""
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None:
+        """Ray asks for this method."""
 
 
 def unwrapped(items: Iterator[T]) -> Iterator[T]:

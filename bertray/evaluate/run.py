@@ -113,14 +113,21 @@ def predict(
         num_splits=len(splits),
     )
     engine = engine_settings(bundle, config.model, device=pool.device)
+    watch = cluster.NodeWatch()
     dataset = classified(
-        splits, bundle=bundle, engine=engine, reading=reading, pool=pool, attempts=Attempts.start()
+        splits,
+        bundle=bundle,
+        engine=engine,
+        reading=reading,
+        pool=pool,
+        attempts=Attempts.start(),
+        watch=watch,
     )
     blocks = cast(
         Iterator[pa.Table], iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
     )
     done = 0
-    for count, block in enumerate(cluster.unwrapped(blocks), start=1):
+    for count, block in enumerate(watch.passing(cluster.unwrapped(blocks)), start=1):
         fault = fault_of(block)
         if fault is not None:
             raise DataError(f"data.path={config.data.path}: {split_of(block).shard}: {fault}")

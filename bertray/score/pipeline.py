@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from bertray.cluster import NodeWatch
 from bertray.config import InferenceModel
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle
@@ -12,7 +13,7 @@ from bertray.model.settings import EngineSettings, resolve_settings
 from bertray.score.classifier import Classifier, ClassifierSettings
 from bertray.score.ledger import Attempts
 from bertray.score.plan import Split
-from bertray.score.pool import TASK_CPUS, PoolPlan
+from bertray.score.pool import HELPER_CPUS, PoolPlan
 from bertray.score.source import Reading, SplitSource
 
 
@@ -38,6 +39,7 @@ def classified(
     reading: Reading,
     pool: PoolPlan,
     attempts: Attempts,
+    watch: NodeWatch,
 ) -> Dataset:
     """Blocks with predictions, one a split. A split that fails is a block that says why."""
     settings = ClassifierSettings(
@@ -51,12 +53,13 @@ def classified(
     context = DataContext.get_current()
     context.target_max_block_size = None  # a split stays one block from read to write
     context.enable_progress_bars = False  # Ray counts blocks in flight; we count files put
+    context.custom_execution_callback_classes = [lambda: watch]  # type: ignore[list-item]
     context.raise_original_map_exception = True  # in its place Ray sends one without the cause
     blocks = ray.data.read_datasource(
         SplitSource(splits, reading, attempts),
-        num_cpus=TASK_CPUS,
+        num_cpus=HELPER_CPUS,
         override_num_blocks=len(splits),
-        compute=few_tasks(pool, len(splits)),
+        compute=helpers(pool),
     )
     scored: Dataset = blocks.map_batches(
         Classifier,
@@ -77,6 +80,10 @@ def classified(
     return scored
 
 
-def few_tasks(pool: PoolPlan, num_splits: int) -> TaskPoolStrategy:
-    """Enough tasks to keep the actors busy; each more would be a process that waits."""
-    return TaskPoolStrategy(size=min(2 * pool.max_actors, num_splits))
+def helpers(pool: PoolPlan) -> ActorPoolStrategy:
+    """Processes that read, or that write; they stay.
+
+    Tasks would not do: Ray ends a task's process after an idle second, and a new one imports for
+    longer than it takes to read or write a split.
+    """
+    return ActorPoolStrategy(min_size=1, max_size=pool.max_helpers)

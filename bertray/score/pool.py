@@ -1,5 +1,6 @@
 """How many actors, each with which share of a node. No Ray in here."""
 
+import math
 from dataclasses import dataclass
 
 from bertray.config import Pool
@@ -7,10 +8,13 @@ from bertray.errors import ConfigError
 from bertray.model.backend import Device
 
 # Of each CPU that an actor's threads keep busy it reserves this much; what is left lets the
-# reading and writing tasks be scheduled. Actors that take every CPU starve them for ever
+# reading and writing processes be scheduled. Actors that take every CPU starve them for ever
 # (https://github.com/ray-project/ray/issues/44687).
 CPU_PER_THREAD = 0.8
-TASK_CPUS = 0.1
+HELPER_CPUS = 0.1
+# One process reads, and one writes, for so many threads that compute; a GPU keeps two busy.
+THREADS_PER_HELPER = 8
+HELPERS_PER_GPU_ACTOR = 2
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class PoolPlan:
         num_gpus: reserved by each actor; 0 on CPU.
         num_cpus: likewise.
         num_threads: torch threads of each actor on CPU.
+        max_helpers: processes that read, at most; as many write. It begins with one of each.
         calls_per_actor: splits that an actor has in hand at once.
     """
 
@@ -33,6 +38,7 @@ class PoolPlan:
     num_gpus: float
     num_cpus: float
     num_threads: int
+    max_helpers: int = 1
     calls_per_actor: int = 1
 
 
@@ -60,8 +66,9 @@ def plan_pool(pool: Pool, *, num_cpus: float, num_gpus: float, num_splits: int) 
         cpus_each = 1.0
     else:
         fitting = int(num_cpus / threads)
-        cpus_each = min(CPU_PER_THREAD * threads, max(num_cpus - 2 * TASK_CPUS, TASK_CPUS))
+        cpus_each = min(CPU_PER_THREAD * threads, max(num_cpus - 2 * HELPER_CPUS, HELPER_CPUS))
     most = max(min(pool.max_actors or max(fitting, pool.min_actors or 1), num_splits), 1)
+    cpu_helpers = math.ceil(most * threads / THREADS_PER_HELPER)
     return PoolPlan(
         device="cuda" if gpus_each else "cpu",
         min_actors=min(pool.min_actors or most, most),
@@ -69,6 +76,7 @@ def plan_pool(pool: Pool, *, num_cpus: float, num_gpus: float, num_splits: int) 
         num_gpus=gpus_each,
         num_cpus=cpus_each,
         num_threads=threads,
+        max_helpers=min(HELPERS_PER_GPU_ACTOR * most if gpus_each else cpu_helpers, num_splits),
         # One is tokenized while the GPU computes the other. On a CPU both would be in each other's
         # way.
         calls_per_actor=2 if gpus_each else 1,

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 
 import pyarrow as pa
 
@@ -27,9 +26,9 @@ from bertray.score.commits import Receipt
 from bertray.score.contract import Contract
 from bertray.score.lease import Holder, hold
 from bertray.score.ledger import Attempts
-from bertray.score.pipeline import classified, engine_settings, few_tasks
+from bertray.score.pipeline import classified, engine_settings, helpers
 from bertray.score.plan import Split, one_line
-from bertray.score.pool import TASK_CPUS, plan_pool
+from bertray.score.pool import HELPER_CPUS, plan_pool
 from bertray.score.sink import ShardSink
 from bertray.score.source import Reading, read_split
 from bertray.score.standing import Standing, take_stock
@@ -38,8 +37,9 @@ from bertray.score.summary import Progress, Summary, Tally
 logger = logging.getLogger(__name__)
 
 INT8_SAMPLE_ROWS = 256
+INT8_SAMPLE_TOKENS = 64  # of each row: the sample must not cost what the run costs
 INT8_LEAST_AGREEMENT = 0.995
-LAUNCHES = 3  # of the pipeline, when Ray itself fails
+LAUNCHES = 3  # of the pipeline in a row, when Ray itself fails before a split is done
 SWEEP_AFTER_S = 600.0  # no file takes that long to be built
 
 
@@ -153,11 +153,12 @@ def run_pending(job: Job) -> Iterator[Receipt]:
     missing = {split.id: split for split in job.standing.pending}
     if missing:
         manifest.begin(job.config.output.path, job.config)
-    for launches in count(1):
-        if not missing:
-            return
+    launches = 0
+    while missing:
+        launches += 1
         try:
             for receipt in launch(job, tuple(missing.values())):
+                launches = 0
                 split = missing.pop(receipt.split_id, None)
                 if split is not None:
                     if receipt.fault is None:
@@ -166,7 +167,7 @@ def run_pending(job: Job) -> Iterator[Receipt]:
             if missing:
                 raise ClusterError(f"Ray ended without a word on {len(missing)} splits")
         except ClusterError as error:
-            if launches == LAUNCHES:
+            if launches >= LAUNCHES:
                 raise
             logger.warning("%s; starting again with %d splits to do", error, len(missing))
 
@@ -197,7 +198,7 @@ def launch(job: Job, splits: Sequence[Split]) -> Iterator[Receipt]:
         return
     if engine.dtype == "int8":
         report_int8(filled, job, engine)
-    attempts = Attempts.start()
+    attempts, watch = Attempts.start(), cluster.NodeWatch()
     dataset = classified(
         filled,
         bundle=job.bundle,
@@ -205,17 +206,19 @@ def launch(job: Job, splits: Sequence[Split]) -> Iterator[Receipt]:
         reading=job.reading,
         pool=pool,
         attempts=attempts,
+        watch=watch,
     ).map_batches(
-        replace(sink, attempts=attempts),
+        ShardSink,
+        fn_constructor_kwargs=vars(replace(sink, attempts=attempts)),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        num_cpus=TASK_CPUS,
-        compute=few_tasks(pool, len(filled)),
+        num_cpus=HELPER_CPUS,
+        compute=helpers(pool),
     )
     rows: Iterator[dict[str, str]] = iter(dataset.iter_rows())
     said: set[str] = set()
-    for row in cluster.unwrapped(rows):
+    for row in watch.passing(cluster.unwrapped(rows)):
         receipt = Receipt.from_json(row["receipt"])
         for note in sorted(set(receipt.notes) - said):
             logger.warning(note)
@@ -247,13 +250,15 @@ def report_int8(splits: Sequence[Split], job: Job, engine: EngineSettings) -> No
     else:
         return
     exact = engine_settings(job.bundle, job.config.model, device=engine.device, dtype="float32")
+    exact = replace(exact, max_length=min(exact.max_length, INT8_SAMPLE_TOKENS))
     pairs = rows.column(job.reading.text_pair) if job.reading.text_pair else None
     agreement = verify_int8(job.bundle, exact, rows.column(job.reading.text), pairs)
     fine = agreement >= INT8_LEAST_AGREEMENT
     logger.log(
         logging.INFO if fine else logging.WARNING,
-        "int8 leaves %.1f%% of the labels of %d sampled rows as they are%s",
+        "int8 leaves %.1f%% of the labels of %d sampled rows, cut at %d tokens, as they are%s",
         100 * agreement,
         rows.num_rows,
+        exact.max_length,
         "" if fine else "; model.dtype=float32 is exact",
     )

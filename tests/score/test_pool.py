@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from bertray.config import Pool
 from bertray.errors import ConfigError
-from bertray.score.pool import TASK_CPUS, plan_pool
+from bertray.score.pool import HELPER_CPUS, plan_pool
 
 
 def pool(**settings: object) -> Pool:
@@ -20,7 +20,7 @@ def test_a_default_cpu_pool_leaves_room_for_reading_and_writing(
     )
     assert plan.device == "cpu"
     assert 1 <= plan.min_actors <= plan.max_actors <= max(num_splits, 1)
-    assert plan.max_actors * plan.num_cpus + 2 * TASK_CPUS <= num_cpus + 1e-9
+    assert plan.max_actors * plan.num_cpus + 2 * HELPER_CPUS <= num_cpus + 1e-9
 
 
 def test_a_gpu_cluster_gets_one_actor_a_gpu() -> None:
@@ -54,3 +54,14 @@ def test_gpus_that_are_not_there_are_an_error_unless_the_size_is_given() -> None
         plan_pool(pool(num_gpus=1), num_cpus=4, num_gpus=0, num_splits=9)
     plan = plan_pool(pool(num_gpus=1, max_actors=4), num_cpus=4, num_gpus=0, num_splits=9)
     assert (plan.device, plan.max_actors) == ("cuda", 4)
+
+
+def test_processes_that_read_and_write_are_few_beside_those_that_compute() -> None:
+    def most(*, num_cpus: int, num_gpus: int, num_splits: int = 1000) -> int:
+        plan = plan_pool(pool(), num_cpus=num_cpus, num_gpus=num_gpus, num_splits=num_splits)
+        return plan.max_helpers
+
+    assert most(num_cpus=2, num_gpus=0) == 1
+    assert most(num_cpus=64, num_gpus=0) == 8
+    assert most(num_cpus=64, num_gpus=8) == 16
+    assert most(num_cpus=64, num_gpus=8, num_splits=1) == 1
