@@ -21,6 +21,11 @@ S3_OPTIONS = {"patience_s": 5}  # much less than users get: tests wait for the e
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=5, help="of test_chaos.py, on local disk")
+    parser.addoption("--kills-s3", type=int, default=2, help="likewise, on S3")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Converted and fetched models of the tests stay with the tests."""

@@ -2,13 +2,12 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import ray
-from scoring import command, contents, texts
+from scoring import command, contents, driver, texts
 
 from bertray import cli
 
@@ -20,24 +19,18 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
+WITHOUT_LEASE = """
+import bertray.score.run as run; from contextlib import nullcontext
+run.hold = lambda output, on_wait: nullcontext(False)
+"""
 
 
 def start(words: list[str], *, lease: bool = True) -> subprocess.Popen[str]:
     """A driver process of its own on the tests' cluster."""
-    code = "import sys; from bertray.cli import main; "
-    if not lease:
-        code += (
-            "import bertray.score.run as run; from contextlib import nullcontext; "
-            "run.hold = lambda output, on_wait: nullcontext(False); "
-        )
+    before = "" if lease else WITHOUT_LEASE
     address = ray.get_runtime_context().gcs_address
-    return subprocess.Popen(
-        [sys.executable, "-c", code + "sys.exit(main(sys.argv[1:]))", *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address}
+    return driver(words, environment, before=before)
 
 
 def test_two_equal_runs_at_once_both_succeed_even_without_the_lease(

@@ -2,10 +2,12 @@
 
     python crash_steps.py MODEL INPUT FOLDER
 
-A step is a moment before or after something that a reader of the output, or a later run, could see:
-a file half written or whole, a sync, a link, a rename, a removal. The run is the real one, but for
-the cluster: splits are read, given made-up predictions and put in this process. Each death is
-followed by a look at what readers see and by a run without a death. Prints a line of JSON.
+FOLDER is on local disk or on S3. A step is a moment before or after something that a reader of the
+output, or a later run, could see: a file half written or whole, a sync, a link, a rename, a
+removal; on S3 a request that changes something, whose reply is lost with the process. The run is
+the real one, but for the cluster: splits are read, given made-up predictions and put in this
+process. Each death is followed by a look at what readers see and by a run without a death. Prints a
+line of JSON.
 """
 
 import json
@@ -18,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from aiobotocore.client import AioBaseClient
 
+from bertray import storage
 from bertray.config import ScoreConfig, load_config
 from bertray.schema import OK, Predictions, append_predictions
 from bertray.score import run
@@ -28,8 +33,10 @@ from bertray.score.plan import Split
 from bertray.score.sink import ShardSink
 from bertray.score.source import read_split
 
+CHANGES = ("Put", "Delete", "Create", "Upload", "Complete", "Copy")  # how S3 names what writes
 
-def main(model: str, source: str, folder: Path) -> None:
+
+def main(model: str, source: str, folder: str) -> None:
     """Clean run, then one death a step until a run ends by itself."""
     run.launch = without_cluster
     bundle = run.open_bundle(model)
@@ -38,11 +45,12 @@ def main(model: str, source: str, folder: Path) -> None:
         lambda bundle: None,
     )  # read once is enough
     config_of = config_with(model, source)
-    assert alone(lambda: run.score(config_of(folder / "clean"))) == 0
-    wanted = contents(folder / "clean")
+    clean = storage.join(folder, "clean")
+    assert alone(lambda: run.score(config_of(clean))) == 0
+    wanted = contents(clean)
     kept = 0
     for step in count():
-        out = folder / f"step-{step}"
+        out = storage.join(folder, f"step-{step}")
         status = alone(lambda step=step, out=out: dying(step, lambda: run.score(config_of(out))))
         if status == 0:
             break
@@ -51,8 +59,9 @@ def main(model: str, source: str, folder: Path) -> None:
         kept += len(standing)
         assert alone(lambda out=out: run.score(config_of(out))) == 0, f"rerun after step {step}"
         assert contents(out) == wanted, f"after step {step}"
-        for name, inode in standing.items():
-            assert (out / name).stat().st_ino == inode, f"{name} was written again at step {step}"
+        for name, version in standing.items():
+            now = storage.version_of(storage.join(out, name))
+            assert now == version, f"{name} was written again at step {step}"
     told = {"deaths": step, "files_kept": kept, "files": len(wanted)}
     sys.stdout.write(json.dumps(told) + "\n")
 
@@ -60,7 +69,7 @@ def main(model: str, source: str, folder: Path) -> None:
 def without_cluster(job: run.Job, splits: Sequence[Split]) -> Iterator[Receipt]:
     """What the cluster does, with predictions that follow from the text's length alone."""
     sink = ShardSink(
-        output=str(Path(job.config.output.path).absolute()),
+        output=storage.absolute(job.config.output.path),
         digests=job.contract.digests,
         engine="none",
         prefix=job.reading.prefix,
@@ -133,42 +142,56 @@ def dying(last_step: int, work: Callable[[], Any]) -> None:
         (Path, "unlink"),
     ):
         setattr(owner, name, deadly(getattr(owner, name)))
+    request = AioBaseClient._make_api_call
+
+    async def deadly_request(client: AioBaseClient, operation: str, details: Any) -> Any:
+        if not operation.startswith(CHANGES):
+            return await request(client, operation, details)
+        step()
+        reply = await request(client, operation, details)
+        step()
+        return reply
+
+    AioBaseClient._make_api_call = deadly_request
     work()
 
 
-def look(out: Path, wanted: dict[str, bytes]) -> dict[str, int]:
-    """What a reader sees: whole files or none, and no word of success too early."""
+def look(out: str, wanted: dict[str, bytes]) -> dict[str, str]:
+    """What a reader sees: whole files or none, and no word of success too early.
+
+    Returns:
+        The scored files that stand, and their versions.
+    """
     found = contents(out)
     standing = {}
     for name, data in found.items():
-        if name.endswith(".parquet"):
-            assert SPLIT_ID in (pq.read_metadata(out / name).metadata or {}), name
         if name.endswith((".parquet", ".json", "_SUCCESS")):
             assert data == wanted[name], name
         if name.endswith(".parquet"):
-            standing[name] = (out / name).stat().st_ino
+            assert SPLIT_ID in pq.read_metadata(pa.BufferReader(data)).metadata, name
+            standing[name] = storage.version_of(storage.join(out, name))
     if "_SUCCESS" in found:
         assert set(wanted) <= set(found)
     return standing
 
 
-def contents(out: Path) -> dict[str, bytes]:
+def contents(out: str) -> dict[str, bytes]:
     """All files for readers: not the lease, the index, the config's paths or what is unfinished."""
-    hidden = {"_lease.json", "_config.yaml"}
+    files, root = storage.resolve(out)
+    files.invalidate_cache()
+    names = [name.removeprefix(root).lstrip("/") for name in files.find(root)]
+    hidden = ("_lease.json", "_config.yaml", "_index/", ".")
     return {
-        str(path.relative_to(out)): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file()
-        and path.name not in hidden
-        and not path.name.startswith(".")
-        and "_index" not in path.parts
+        name: files.cat_file(f"{root}/{name}")
+        for name in names
+        if not name.startswith(hidden) and not Path(name).name.startswith(".")
     }
 
 
-def config_with(model: str, source: str) -> Callable[[Path], ScoreConfig]:
+def config_with(model: str, source: str) -> Callable[[str], ScoreConfig]:
     """The job's config, by output folder."""
 
-    def config(out: Path) -> ScoreConfig:
+    def config(out: str) -> ScoreConfig:
         words = [f"model.path={model}", f"input.path={source}", f"output.path={out}"]
         return load_config(ScoreConfig, None, [*words, "input.max_split_rows=4"])
 
@@ -176,4 +199,4 @@ def config_with(model: str, source: str) -> Callable[[Path], ScoreConfig]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    main(*sys.argv[1:])

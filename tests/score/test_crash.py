@@ -7,22 +7,33 @@ from pathlib import Path
 import pyarrow as pa
 
 HARNESS = Path(__file__).with_name("crash_steps.py")
+Write = Callable[..., Path]
 
 
-def test_a_kill_at_any_step_of_a_run_costs_no_row_and_a_rerun_ends_like_a_clean_run(
-    tmp_path: Path, classifier_folder: Path, write_shards: Callable[..., Path]
-) -> None:
+def die_everywhere(model: Path, write_shards: Write, folder: str) -> dict[str, int]:
     table = pa.table({"text": ["good", "a bad film", "so so", "x", "yy", "zzz"], "id": range(6)})
     shards = {"a": table.slice(0, 3), "day=1/b": table, "none": table.slice(0, 0)}
     source = write_shards(shards, row_group_size=3)
     done = subprocess.run(
-        [sys.executable, HARNESS, classifier_folder, source, tmp_path / "runs"],
-        capture_output=True,
-        text=True,
+        [sys.executable, HARNESS, model, source, folder], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    told: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     # Four scored files, contract, manifest, word of success: each has more than one step to die at.
     assert told["files"] == 7
-    assert told["deaths"] > 4 * told["files"]
     assert told["files_kept"] > 0
+    return told
+
+
+def test_a_kill_at_any_step_of_a_run_costs_no_row_and_a_rerun_ends_like_a_clean_run(
+    tmp_path: Path, classifier_folder: Path, write_shards: Write
+) -> None:
+    told = die_everywhere(classifier_folder, write_shards, str(tmp_path / "runs"))
+    assert told["deaths"] > 4 * told["files"]
+
+
+def test_a_kill_before_or_after_any_request_that_changes_s3_costs_no_row_either(
+    s3: str, classifier_folder: Path, write_shards: Write
+) -> None:
+    told = die_everywhere(classifier_folder, write_shards, s3)
+    assert told["deaths"] >= 2 * told["files"]
