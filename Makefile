@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check fix bench bench-gpu wheel clean
+.PHONY: help install demo test chaos check fix bench bench-gpu wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ demo: $(READY) ## fine-tune on real reviews, score other reviews, show the resul
 
 test: $(READY) ## run all tests, a real Ray cluster included
 	@$(BIN)/python -m pytest -q
+
+chaos: $(READY) ## kill 50 processes at random on local disk and 20 on S3 (about half an hour)
+	@$(BIN)/python -m pytest -q -s tests/integration/test_chaos.py --kills 50 --kills-s3 20
 
 check: $(READY) ## lint, format and type checks; the generated docs are current
 	@$(BIN)/ruff check .

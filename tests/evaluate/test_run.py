@@ -17,6 +17,7 @@ Write = Callable[..., Path]
 
 def config(model: Path, data: Path, output: Path, *words: str) -> EvaluateConfig:
     paths = [f"model.path={model}", f"data.path={data}", f"output.path={output}"]
+    paths.append("pool.max_actors=1")
     return load_config(EvaluateConfig, None, [*paths, *words])
 
 

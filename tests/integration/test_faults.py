@@ -117,7 +117,7 @@ def test_a_full_disk_is_a_clear_error_and_a_rerun_with_room_finishes(
 ) -> None:
     source = write_shards({f"part-{n}": texts(str(n)) for n in range(20)})
     out = small_disk / "out"
-    words = command(classifier_folder, source, out, "pool.max_actors=1")
+    words = command(classifier_folder, source, out)
     assert cli.main(words) == 2
     message = " ".join(capsys.readouterr().err.split())
     assert "No space left on device" in message

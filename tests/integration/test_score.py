@@ -33,7 +33,7 @@ def reviews(count: int, *, seed: int = 0) -> list[str]:
 
 def run(model: Path, source: Path, output: Path, *words: str) -> Summary:
     paths = [f"model.path={model}", f"input.path={source}", f"output.path={output}"]
-    return score(load_config(ScoreConfig, None, [*paths, *words]))
+    return score(load_config(ScoreConfig, None, [*paths, "pool.max_actors=1", *words]))
 
 
 def plain(folder: Path, texts: list[str], pairs: list[str] | None = None) -> np.ndarray:
@@ -76,7 +76,7 @@ def again(finished: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "words",
     [
-        ["pool.max_actors=1"],
+        [],
         ["pool.max_actors=2", "model.max_batch_tokens=64"],
         ["input.max_split_rows=7", "pool.max_actors=2"],
     ],
@@ -164,6 +164,7 @@ def test_a_new_shard_alone_is_scored(again: Path, classifier_folder: Path) -> No
         assert pq.read_metadata(out / "new.parquet").num_rows == 2
 
     words = [f"model.path={classifier_folder}", f"input.path={again}/in", f"output.path={out}"]
+    words.append("pool.max_actors=1")
     summary = score(load_config(ScoreConfig, None, words), on_progress=look)
     assert (summary.num_rows, summary.num_rows_scored) == (62, 2)
     assert seen == [62]

@@ -25,7 +25,12 @@ WORDS = "good bad film plot the a is was very not great awful story actor".split
 
 
 def words(model: Path, output: str) -> list[str]:
-    return [f"model.path={model}", f"input.path={SOURCE}", f"output.path={output}"]
+    return [
+        f"model.path={model}",
+        f"input.path={SOURCE}",
+        f"output.path={output}",
+        "pool.max_actors=1",
+    ]
 
 
 def run(model: Path, output: str) -> Summary:

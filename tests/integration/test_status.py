@@ -37,6 +37,7 @@ def test_status_and_dry_run_say_what_a_run_then_does(
     shards = {"changes": texts(3), "goes": texts(4), "stays": texts(5)}
     source, out = write_shards(shards), tmp_path / "out"
     words = [f"model.path={classifier_folder}", f"input.path={source}", f"output.path={out}"]
+    words.append("pool.max_actors=1")
     assert cli.main(["score", *words, "--dry-run"]) == 0
     assert "score 12 rows in 3 splits, about" in said()
     assert not out.exists()
@@ -84,6 +85,7 @@ def test_another_models_output_is_kept_until_it_is_to_be_replaced(
 ) -> None:
     source, out = write_shards({"a": texts(3)}), tmp_path / "out"
     words = [f"model.path={classifier_folder}", f"input.path={source}", f"output.path={out}"]
+    words.append("pool.max_actors=1")
     assert cli.main(["score", *words]) == 0
     before = (out / "a.parquet").read_bytes()
     other = [*words, "model.max_length=4"]

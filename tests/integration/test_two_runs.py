@@ -38,7 +38,7 @@ def test_two_equal_runs_at_once_both_succeed_even_without_the_lease(
 ) -> None:
     source = write_shards({f"part-{n}": texts(str(n)) for n in range(12)})
     out = tmp_path / "out"
-    words = command(classifier_folder, source, out, "pool.max_actors=1")
+    words = command(classifier_folder, source, out)
     runs = [start(words, lease=False) for _ in range(2)]
     said = [run.communicate(timeout=240)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
