@@ -151,7 +151,10 @@ class NodeWatch:
         if alive == self._most_nodes:
             self._heard = now  # patience counts from the loss
         elif now - self._heard > NODE_PATIENCE_S:
-            raise ClusterError(f"{self._most_nodes - alive} nodes were lost and none came for them")
+            raise ClusterError(
+                f"{self._most_nodes - alive} of {self._most_nodes} nodes were lost, none came for "
+                f"them, and nothing was done for {NODE_PATIENCE_S:.0f} s"
+            )
 
     def after_execution_succeeds(self, executor: Any) -> None:
         """Ray asks for this method."""

@@ -45,7 +45,7 @@ def test_a_lost_node_ends_a_pipeline_once_nothing_came_for_a_while(
     clock.go(cluster.NODE_PATIENCE_S - 10)
     assert next(results) == "a"
     clock.go(cluster.NODE_PATIENCE_S - 10)
-    with pytest.raises(ClusterError, match="1 nodes were lost"):
+    with pytest.raises(ClusterError, match="1 of 2 nodes were lost"):
         clock.go(20)
 
 

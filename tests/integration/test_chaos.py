@@ -145,7 +145,7 @@ class Reader(threading.Thread):
             except Exception as error:
                 self.wrong.append(repr(error))
                 return
-            self.seen.update(found)
+            self.seen.update(found.keys())
             self.wrong += [name for name in found if found[name] != self._wanted.get(name)]
             if is_done and found.keys() != self._wanted.keys():
                 self.wrong.append("_SUCCESS too early")
@@ -173,7 +173,7 @@ def survive(root: str, model: Path, *, kills: int, seed: int = 0) -> Chaos:
         wanted = contents(clean)
         manifest = storage.get_bytes(storage.join(clean, "_manifest.json"))
         assert rows_of(wanted) == rows
-        lap = 0
+        lap = reads = 0
         while chaos.killed.total() < kills:
             output = storage.join(root, f"lap-{lap}")
             with Reader(output, wanted) as reader:
@@ -182,8 +182,12 @@ def survive(root: str, model: Path, *, kills: int, seed: int = 0) -> Chaos:
             assert storage.get_bytes(storage.join(output, "_manifest.json")) == manifest
             assert not reader.wrong, chaos.killed
             assert reader.seen
+            reads += reader.seen.total()
             lap += 1
-    sys.stdout.write(f"{lap} outputs, {chaos.survived} runs that got over kills; {chaos.killed}\n")
+    sys.stdout.write(
+        f"{lap} outputs, {chaos.survived} runs that got over kills, {reads:,} files read meanwhile; "
+        f"{chaos.killed}\n"
+    )
     return chaos
 
 
