@@ -185,8 +185,8 @@ def survive(root: str, model: Path, *, kills: int, seed: int = 0) -> Chaos:
             reads += reader.seen.total()
             lap += 1
     sys.stdout.write(
-        f"{lap} outputs, {chaos.survived} runs that got over kills, {reads:,} files read meanwhile; "
-        f"{chaos.killed}\n"
+        f"{lap} outputs, {chaos.survived} runs that got over kills, "
+        f"{reads:,} files read meanwhile; {chaos.killed}\n"
     )
     return chaos
 
