@@ -4,8 +4,9 @@ from collections import Counter
 import pytest
 
 from bertray import console
-from bertray.config import ScoreConfig, load_config
+from bertray.config import Pool, ScoreConfig, load_config
 from bertray.console import LOG_EVERY_S, ScoreView
+from bertray.score.pool import plan_pool
 from bertray.score.summary import Progress, Summary
 
 CONFIG = load_config(ScoreConfig, None, ["model.path=m", "input.path=i", "output.path=o"])
@@ -67,11 +68,12 @@ def test_the_summary_says_which_stage_is_the_limit() -> None:
         "num_flops": 50.0,
     }
     stats |= {"num_flops": 50, "matmul_flops": 100, "num_tokens": 97, "num_padded_tokens": 100}
-    stages = Summary(stats=Counter(stats)).stages()
+    two_actors = plan_pool(Pool(), num_cpus=2, num_gpus=0, num_splits=9)  # one reads, one writes
+    stages = Summary(stats=Counter(stats), pool=two_actors).stages()
     assert stages["busy with"] == (
         "read 5%, tokenize 10%, transfer 5%, compute 75%, write 5%; limited by compute"
     )
     assert stages["of torch's matmul rate"] == "50%"
     assert stages["padding"] == "3.0% of the tokens computed"
-    slow_reads = Summary(stats=Counter(stats | {"read_s": 100})).stages()
-    assert slow_reads["busy with"].endswith("limited by read or write")
+    slow_reads = Summary(stats=Counter(stats | {"read_s": 10}), pool=two_actors).stages()
+    assert slow_reads["busy with"].endswith("limited by read")

@@ -7,7 +7,6 @@ ray job submit -- python jobs/evaluate.py configs/demo/evaluate.yaml
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,7 @@ from bertray.evaluate.metrics import classification_metrics
 from bertray.model.bundle import Bundle, load_model, open_bundle
 from bertray.schema import OK, check_label_column, scored_column_names
 from bertray.score.ledger import Attempts
-from bertray.score.pipeline import classified, engine_settings
+from bertray.score.pipeline import blocks_of, classified, engine_settings
 from bertray.score.plan import Plan, plan_splits
 from bertray.score.pool import plan_pool
 from bertray.score.source import Reading, fault_of, split_of
@@ -123,11 +122,8 @@ def predict(
         attempts=Attempts.start(),
         watch=watch,
     )
-    blocks = cast(
-        Iterator[pa.Table], iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
-    )
     done = 0
-    for count, block in enumerate(watch.passing(cluster.unwrapped(blocks)), start=1):
+    for count, block in enumerate(blocks_of(dataset, watch), start=1):
         fault = fault_of(block)
         if fault is not None:
             raise DataError(f"data.path={config.data.path}: {split_of(block).shard}: {fault}")

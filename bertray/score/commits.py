@@ -77,9 +77,9 @@ class Receipt:
         return pa.table({"receipt": [json.dumps(asdict(self))]})
 
     @classmethod
-    def from_json(cls, text: str) -> "Receipt":
+    def from_table(cls, table: pa.Table) -> "Receipt":
         """Undo `to_table`."""
-        return cls(**json.loads(text))
+        return cls(**json.loads(table["receipt"][0].as_py()))
 
     @classmethod
     def of_fault(cls, split: Split, reason: str) -> "Receipt":

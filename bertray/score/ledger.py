@@ -5,13 +5,18 @@ crashes a library would be tried for ever, and a bound on Ray's side fails the w
 retry as it likes, and each stage asks here first.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import ray
 
 ATTEMPTS = 3
+
+# What this process has to tell with its next `begin`: a message less for each task. If it dies
+# before, tasks that ended well have one try less, should their results be lost.
+_ended: "deque[str]" = deque()
 
 
 class Ledger:
@@ -20,14 +25,22 @@ class Ledger:
     def __init__(self) -> None:
         self._tries: dict[str, int] = {}
 
-    def begin(self, task: str) -> int:
-        """How many tries, this one included, have begun and not ended."""
+    def begin(self, task: str, ended: Sequence[str]) -> int:
+        """How many tries, this one included, have begun and not ended.
+
+        Args:
+            task: that is to begin.
+            ended: tasks that came to their ends since, whatever these were.
+        """
+        for one in ended:
+            self._tries.pop(one, None)
         self._tries[task] = self._tries.get(task, 0) + 1
         return self._tries[task]
 
-    def end(self, task: str) -> None:
-        """The task came to its end, whatever that was."""
-        self._tries.pop(task, None)
+
+def _take(queue: "deque[str]") -> list[str]:
+    """Empty a queue that other threads fill."""
+    return [queue.popleft() for _ in range(len(queue))]
 
 
 class TooManyDeathsError(Exception):
@@ -65,7 +78,7 @@ class Attempts:
             TooManyDeathsError: it was tried `ATTEMPTS` times, and no try came to an end.
         """
         task = f"{stage} {what}"
-        tries: int = ray.get(self._ledger.begin.remote(task))
+        tries: int = ray.get(self._ledger.begin.remote(task, _take(_ended)))
         try:
             if tries > ATTEMPTS:
                 raise TooManyDeathsError(
@@ -74,4 +87,4 @@ class Attempts:
                 )
             yield
         finally:
-            self._ledger.end.remote(task)
+            _ended.append(task)

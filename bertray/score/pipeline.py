@@ -1,10 +1,13 @@
 """The stages that scoring and evaluation share: splits in, blocks with predictions out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import pyarrow as pa
+import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from bertray import cluster
 from bertray.cluster import NodeWatch
 from bertray.config import InferenceModel
 from bertray.model.backend import Device
@@ -52,6 +55,7 @@ def classified(
     )
     context = DataContext.get_current()
     context.target_max_block_size = None  # a split stays one block from read to write
+    context.memory_usage_poll_interval_s = None  # that starts a thread for each task
     context.enable_progress_bars = False  # Ray counts blocks in flight; we count files put
     context.custom_execution_callback_classes = [lambda: watch]  # type: ignore[list-item]
     context.raise_original_map_exception = True  # in its place Ray sends one without the cause
@@ -70,7 +74,7 @@ def classified(
         compute=ActorPoolStrategy(
             min_size=pool.min_actors,
             max_size=pool.max_actors,
-            max_tasks_in_flight_per_actor=2 * pool.calls_per_actor,
+            max_tasks_in_flight_per_actor=pool.queue,
             max_concurrent_calls_per_actor=pool.calls_per_actor,
             enable_true_multi_threading=True,
         ),
@@ -80,10 +84,32 @@ def classified(
     return scored
 
 
+def blocks_of(dataset: Dataset, watch: NodeWatch) -> Iterator[pa.Table]:
+    """Start a pipeline and give its last stage's blocks as they come.
+
+    ``Dataset.iter_batches`` would send all that Ray knows of all blocks so far to an actor of Ray's
+    every five seconds: after some thousand splits nothing else gets done.
+
+    Raises:
+        BertrayError: a worker raised it.
+        ClusterError: Ray lost what it could not bring back.
+    """
+    yield from watch.passing(cluster.unwrapped(_blocks(dataset)))
+
+
+def _blocks(dataset: Dataset) -> Iterator[pa.Table]:
+    for bundle in dataset.iter_internal_ref_bundles():
+        yield from ray.get([entry.ref for entry in bundle.blocks])
+
+
 def helpers(pool: PoolPlan) -> ActorPoolStrategy:
     """Processes that read, or that write; they stay.
 
     Tasks would not do: Ray ends a task's process after an idle second, and a new one imports for
     longer than it takes to read or write a split.
     """
-    return ActorPoolStrategy(min_size=1, max_size=pool.max_helpers)
+    return ActorPoolStrategy(
+        min_size=1,
+        max_size=pool.max_helpers,
+        max_tasks_in_flight_per_actor=pool.helper_queue,
+    )

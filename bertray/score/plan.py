@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TypeVar
@@ -98,7 +99,7 @@ class Plan:
     splits: tuple[Split, ...]
     bad_shards: tuple[BadShard, ...]
 
-    @property
+    @cached_property
     def num_rows(self) -> int:
         """Rows of all splits."""
         return sum(split.num_rows for split in self.splits)

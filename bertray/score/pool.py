@@ -15,6 +15,11 @@ HELPER_CPUS = 0.1
 # One process reads, and one writes, for so many threads that compute; a GPU keeps two busy.
 THREADS_PER_HELPER = 8
 HELPERS_PER_GPU_ACTOR = 2
+# Ray hands splits to an actor ten times a second, so a queue of two bounds it to twenty splits a
+# second. Longer queues leave more with the slowest actor when the others have ended: each place is
+# a small share of what an actor does in the run.
+SHORTEST_QUEUE, LONGEST_QUEUE = 2, 8
+SPLITS_PER_PLACE = 32
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class PoolPlan:
         num_threads: torch threads of each actor on CPU.
         max_helpers: processes that read, at most; as many write. It begins with one of each.
         calls_per_actor: splits that an actor has in hand at once.
+        queue: splits that an actor has in hand or waiting.
+        helper_queue: likewise, of a process that reads or writes.
     """
 
     device: Device
@@ -38,8 +45,10 @@ class PoolPlan:
     num_gpus: float
     num_cpus: float
     num_threads: int
-    max_helpers: int = 1
-    calls_per_actor: int = 1
+    max_helpers: int
+    calls_per_actor: int
+    queue: int
+    helper_queue: int
 
 
 def plan_pool(pool: Pool, *, num_cpus: float, num_gpus: float, num_splits: int) -> PoolPlan:
@@ -68,7 +77,12 @@ def plan_pool(pool: Pool, *, num_cpus: float, num_gpus: float, num_splits: int) 
         fitting = int(num_cpus / threads)
         cpus_each = min(CPU_PER_THREAD * threads, max(num_cpus - 2 * HELPER_CPUS, HELPER_CPUS))
     most = max(min(pool.max_actors or max(fitting, pool.min_actors or 1), num_splits), 1)
-    cpu_helpers = math.ceil(most * threads / THREADS_PER_HELPER)
+    if gpus_each:
+        helpers = min(HELPERS_PER_GPU_ACTOR * most, num_splits)
+        calls = 2  # one is tokenized while the GPU computes the other
+    else:
+        helpers = min(math.ceil(most * threads / THREADS_PER_HELPER), num_splits)
+        calls = 1  # two would be in each other's way
     return PoolPlan(
         device="cuda" if gpus_each else "cpu",
         min_actors=min(pool.min_actors or most, most),
@@ -76,8 +90,14 @@ def plan_pool(pool: Pool, *, num_cpus: float, num_gpus: float, num_splits: int) 
         num_gpus=gpus_each,
         num_cpus=cpus_each,
         num_threads=threads,
-        max_helpers=min(HELPERS_PER_GPU_ACTOR * most if gpus_each else cpu_helpers, num_splits),
-        # One is tokenized while the GPU computes the other. On a CPU both would be in each other's
-        # way.
-        calls_per_actor=2 if gpus_each else 1,
+        max_helpers=max(helpers, 1),
+        calls_per_actor=calls,
+        queue=max(2 * calls, _queue(num_splits, most)),
+        helper_queue=_queue(num_splits, max(helpers, 1)),
     )
+
+
+def _queue(num_splits: int, num_actors: int) -> int:
+    """How many splits may be with one actor."""
+    share = num_splits // num_actors // SPLITS_PER_PLACE
+    return min(max(share, SHORTEST_QUEUE), LONGEST_QUEUE)

@@ -26,7 +26,7 @@ from bertray.score.commits import Receipt
 from bertray.score.contract import Contract
 from bertray.score.lease import Holder, hold
 from bertray.score.ledger import Attempts
-from bertray.score.pipeline import classified, engine_settings, helpers
+from bertray.score.pipeline import blocks_of, classified, engine_settings, helpers
 from bertray.score.plan import Split, one_line
 from bertray.score.pool import HELPER_CPUS, plan_pool
 from bertray.score.sink import ShardSink
@@ -86,7 +86,7 @@ def score(
         tally = tally_of(job)
         start = time.perf_counter()
         try:
-            for receipt in run_pending(job):
+            for receipt in run_pending(job, tally.summary):
                 tally.add(receipt, is_new=True)
                 tally.check(config.input)
                 on_progress(tally.progress())
@@ -148,8 +148,11 @@ def finish(job: Job, tally: Tally) -> Summary:
     return tally.summary
 
 
-def run_pending(job: Job) -> Iterator[Receipt]:
-    """Score what is missing; one receipt a split, as its file is put in place."""
+def run_pending(job: Job, summary: Summary) -> Iterator[Receipt]:
+    """Score what is missing; one receipt a split, as its file is put in place.
+
+    The summary is told by what.
+    """
     missing = {split.id: split for split in job.standing.pending}
     if missing:
         manifest.begin(job.config.output.path, job.config)
@@ -157,7 +160,7 @@ def run_pending(job: Job) -> Iterator[Receipt]:
     while missing:
         launches += 1
         try:
-            for receipt in launch(job, tuple(missing.values())):
+            for receipt in launch(job, tuple(missing.values()), summary):
                 launches = 0
                 split = missing.pop(receipt.split_id, None)
                 if split is not None:
@@ -172,7 +175,7 @@ def run_pending(job: Job) -> Iterator[Receipt]:
             logger.warning("%s; starting again with %d splits to do", error, len(missing))
 
 
-def launch(job: Job, splits: Sequence[Split]) -> Iterator[Receipt]:
+def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Receipt]:
     """Send splits through the cluster once."""
     resources = cluster.connect()
     filled = [split for split in splits if split.num_rows]
@@ -182,6 +185,7 @@ def launch(job: Job, splits: Sequence[Split]) -> Iterator[Receipt]:
         num_gpus=resources.num_gpus,
         num_splits=len(filled),
     )
+    summary.pool = pool
     engine = engine_settings(job.bundle, job.config.model, device=pool.device)
     sink = ShardSink(
         output=storage.absolute(job.config.output.path),
@@ -216,10 +220,9 @@ def launch(job: Job, splits: Sequence[Split]) -> Iterator[Receipt]:
         num_cpus=HELPER_CPUS,
         compute=helpers(pool),
     )
-    rows: Iterator[dict[str, str]] = iter(dataset.iter_rows())
     said: set[str] = set()
-    for row in watch.passing(cluster.unwrapped(rows)):
-        receipt = Receipt.from_json(row["receipt"])
+    for block in blocks_of(dataset, watch):
+        receipt = Receipt.from_table(block)
         for note in sorted(set(receipt.notes) - said):
             logger.warning(note)
         said.update(receipt.notes)

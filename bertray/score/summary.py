@@ -7,8 +7,10 @@ from bertray.config import Input
 from bertray.errors import DataError
 from bertray.score.commits import Receipt, is_bad
 from bertray.score.plan import Plan
+from bertray.score.pool import PoolPlan
 
-STAGES = ("read", "tokenize", "transfer", "compute", "write")
+IN_ACTOR = ("tokenize", "transfer", "compute")
+STAGES = ("read", *IN_ACTOR, "write")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Summary:
         num_rows: rows in the output folder.
         num_rows_scored: of these, rows that this run put there.
         stats: seconds and counts of this run's stages, added up over splits and actors.
+        pool: what this run's pipeline was made of; None if nothing was to do.
         seconds: wall clock of this run's pipeline, actors' start included; 0 if nothing was to do.
         status_counts: rows by prediction status.
         label_counts: rows by predicted label.
@@ -39,6 +42,7 @@ class Summary:
     num_rows: int = 0
     num_rows_scored: int = 0
     stats: Counter[str] = field(default_factory=Counter)
+    pool: PoolPlan | None = None
     seconds: float = 0.0
     status_counts: Counter[str] = field(default_factory=Counter)
     label_counts: Counter[str] = field(default_factory=Counter)
@@ -50,14 +54,15 @@ class Summary:
         stats = self.stats
         busy = {name: stats[f"{name}_s"] for name in STAGES}
         total = sum(busy.values())
-        if not total:
+        if self.pool is None or not total:
             return {}
-        # An actor does its three in turn, or the longest of them hides the others; of reading and
-        # writing tasks there are twice as many as actors.
-        in_actor = busy["tokenize"] + busy["transfer"] + busy["compute"]
-        slowest = max(in_actor, busy["read"] / 2, busy["write"] / 2)
+        # An actor does its three in turn, or the longest of them hides the others.
+        in_actor = sum(busy[name] for name in IN_ACTOR) / self.pool.max_actors
+        by_helpers = max(("read", "write"), key=lambda name: busy[name])
         at_limit = (
-            max(busy, key=lambda name: busy[name]) if slowest == in_actor else "read or write"
+            by_helpers
+            if busy[by_helpers] / self.pool.max_helpers > in_actor
+            else max(IN_ACTOR, key=lambda name: busy[name])
         )
         return {
             "busy with": ", ".join(f"{name} {value / total:.0%}" for name, value in busy.items())

@@ -65,3 +65,14 @@ def test_processes_that_read_and_write_are_few_beside_those_that_compute() -> No
     assert most(num_cpus=64, num_gpus=0) == 8
     assert most(num_cpus=64, num_gpus=8) == 16
     assert most(num_cpus=64, num_gpus=8, num_splits=1) == 1
+
+
+def test_a_queue_grows_with_what_an_actor_has_to_do_and_stays_a_small_share_of_it() -> None:
+    def queues(*, num_splits: int, num_gpus: int = 0) -> tuple[int, int]:
+        plan = plan_pool(pool(), num_cpus=8, num_gpus=num_gpus, num_splits=num_splits)
+        return plan.queue, plan.helper_queue
+
+    assert queues(num_splits=100) == (2, 3)
+    assert queues(num_splits=10_000) == (8, 8)
+    assert queues(num_splits=100, num_gpus=8) == (4, 2)  # two in hand, two waiting
+    assert queues(num_splits=10_000, num_gpus=8) == (8, 8)

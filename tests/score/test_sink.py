@@ -47,7 +47,7 @@ def test_a_committed_file_holds_the_rows_and_its_footer_is_the_commit(
 ) -> None:
     split, table = block
     out = tmp_path / "out"
-    receipt = Receipt.from_json(sink_into(out)(table)["receipt"][0].as_py())
+    receipt = Receipt.from_table(sink_into(out)(table))
     assert (receipt.num_rows, receipt.label_counts) == (3, {"yes": 3})
     written = pq.read_table(out / "a.parquet")
     assert written.column_names[:2] == ["text", "id"]
@@ -108,7 +108,7 @@ def test_a_block_that_lost_rows_is_never_written(
     tmp_path: Path, block: tuple[Split, pa.Table]
 ) -> None:
     _, table = block
-    receipt = Receipt.from_json(sink_into(tmp_path / "out")(table.slice(1))["receipt"][0].as_py())
+    receipt = Receipt.from_table(sink_into(tmp_path / "out")(table.slice(1)))
     assert receipt.fault is not None
     assert "2 rows arrived, the footer says 3" in receipt.fault
     assert not (tmp_path / "out").exists()
@@ -118,8 +118,8 @@ def test_a_fault_becomes_a_receipt_and_no_file(
     tmp_path: Path, block: tuple[Split, pa.Table]
 ) -> None:
     split, _ = block
-    receipt = sink_into(tmp_path / "out")(fault_block(split, "bad page"))["receipt"][0].as_py()
-    assert Receipt.from_json(receipt).fault == "bad page"
+    receipt = sink_into(tmp_path / "out")(fault_block(split, "bad page"))
+    assert Receipt.from_table(receipt).fault == "bad page"
     assert not (tmp_path / "out").exists()
 
 
@@ -139,7 +139,7 @@ def test_a_late_writer_of_an_older_shard_never_writes_over_the_newer_output(
     _, old = scored(write_shards({"a": pa.table({"text": ["old"]})}))
     split, new = scored(write_shards({"a": pa.table({"text": ["new", "newer"]})}))
     sink_into(out)(new)
-    receipt = Receipt.from_json(sink_into(out)(old)["receipt"][0].as_py())
+    receipt = Receipt.from_table(sink_into(out)(old))
     assert receipt.fault is not None
     assert "changed while it was scored" in receipt.fault
     assert receipts([split], out)
