@@ -60,13 +60,24 @@ class TrainData(Section):
 
 
 class Optim(Section):
-    """AdamW with a linear warmup and a linear decay to zero."""
+    """AdamW and its schedule."""
 
     learning_rate: Positive = Field(2e-5, description="Peak learning rate.")
     weight_decay: NonNegative = Field(
         0.01, description="Decoupled weight decay; biases and LayerNorm weights get none."
     )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="How the rate falls to zero after the warmup, or that it does not."
+    )
     warmup_ratio: Share = Field(0.1, description="Share of all steps over which the rate rises.")
+    warmup_steps: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Steps over which the rate rises. Default: `optim.warmup_ratio` of all."
+    )
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0,
+        description="Each layer's rate is this share of that of the layer above it; the head has "
+        "the full rate, the embeddings the least.",
+    )
     max_grad_norm: Positive = Field(1.0, description="Gradients are clipped to this global norm.")
 
 
@@ -75,6 +86,33 @@ class Training(Section):
 
     num_epochs: Count = Field(3, description="Passes over the training rows.")
     per_device_batch_size: Count = Field(32, description="Rows per worker and optimizer step.")
+    accumulation_steps: Count = Field(
+        1,
+        description="Forward and backward passes that a worker's rows of a step are cut into: less "
+        "memory, the same steps.",
+    )
+    freeze_layers: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="The embeddings and this many layers above them keep their weights. Default: "
+        "all are trained.",
+    )
+    class_weights: Literal["balanced"] | dict[str, Positive] | None = Field(
+        None,
+        description="Weight of a row by its label, as in `{spam: 4}`; labels not named have 1. "
+        "`balanced`: each label weighs as much as any other. Default: all rows weigh the same.",
+    )
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="Share of each row's target that is spread over all labels."
+    )
+    focal_gamma: NonNegative = Field(
+        0.0,
+        description="Focal loss: a row counts less the surer the model is of its label, as with 2.",
+    )
+    early_stopping_patience: Count | None = Field(
+        None,
+        description="Stop after so many epochs in a row without a better `training.metric`. "
+        "Default: take them all.",
+    )
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="Seeds the split, the shuffles, the head and the dropout."
     )

@@ -59,6 +59,8 @@ def words(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in parts)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(words(part) for part in parts if part is not type(None))
+    if origin is dict:
+        return f"mapping from {words(parts[0])} to {words(parts[1])}"
     if origin is tuple:
         return f"list of {words(parts[0])}"
     return {str: "text", int: "integer", float: "number", bool: "true or false"}[annotation]

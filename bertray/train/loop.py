@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +18,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from bertray.config import Optim, Training
-from bertray.evaluate.metrics import classification_metrics
+from bertray.evaluate.metrics import HIGHER_IS_BETTER, classification_metrics
 from bertray.model.bundle import quiet
 from bertray.train.base import Base, load_base, load_checkpoint
 from bertray.train.examples import Examples
 from bertray.train.labels import Piece
+from bertray.train.layers import freeze
+from bertray.train.loss import Loss
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import num_steps_per_epoch, plan_epoch
 from bertray.train.steps import NonFiniteLossError, Step, predict, seed_epoch, train_steps
@@ -61,6 +63,7 @@ class WorkerJob:
         labels: label names in label-id order.
         optim: the config's section.
         training: likewise.
+        loss: what the steps minimise.
         pieces: to name a row by its shard.
         num_threads: torch threads on CPU; None for the node's cores shared out.
         examples: an object of the pair of training and validation `Examples`.
@@ -71,6 +74,7 @@ class WorkerJob:
     labels: tuple[str, ...]
     optim: Optim
     training: Training
+    loss: Loss
     pieces: tuple[Piece, ...]
     num_threads: int | None
     examples: "ray.ObjectRef[tuple[Examples, Examples]]"
@@ -109,14 +113,18 @@ def _train(job: WorkerJob) -> None:
             if folder
             else load_base(job.base, labels=job.labels, seed=training.seed)
         )
+        if training.freeze_layers is not None:
+            freeze(bare, num_layers=training.freeze_layers)
         model = ray.train.torch.prepare_model(
             bare, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
         )
-        optimizer = make_optimizer(model, optim)
-        schedule = make_schedule(optimizer, warmup_ratio=optim.warmup_ratio, num_steps=num_steps)
+        optimizer = make_optimizer(bare, optim)
+        schedule = make_schedule(optimizer, optim, num_steps=num_steps)
         history = load_state(Path(folder), optimizer, schedule) if folder else []
 
     for epoch in range(len(history), training.num_epochs):
+        if is_stuck(history, training):  # every rank has the same metrics
+            break
         seed_epoch(training.seed, epoch=epoch, rank=rank)
         plan = plan_epoch(
             train.encoded.lengths,
@@ -137,6 +145,8 @@ def _train(job: WorkerJob) -> None:
             pad_token_id=job.base.pad_token_id,
             rank=rank,
             world_size=world_size,
+            loss=job.loss,
+            accumulation_steps=training.accumulation_steps,
             pieces=job.pieces,
         )
         taken = list(_announced(steps, job.events) if rank == 0 else steps)
@@ -166,6 +176,16 @@ def _train(job: WorkerJob) -> None:
             job.events.put(history[-1])
         else:
             ray.train.report({})
+
+
+def is_stuck(history: Sequence[Epoch], training: Training) -> bool:
+    """Whether the last epochs, as many as one is patient with, brought no better metric."""
+    patience = training.early_stopping_patience
+    if patience is None or not history:
+        return False
+    sign = 1 if HIGHER_IS_BETTER[training.metric] else -1
+    values = [sign * epoch.metrics[training.metric] for epoch in history]
+    return len(values) - 1 - values.index(max(values)) >= patience
 
 
 def _report(

@@ -32,6 +32,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
+from transformers import PreTrainedModel
 
 from bertray import cluster, storage
 from bertray.cluster import Resources
@@ -43,7 +44,10 @@ from bertray.train import lineage as folder
 from bertray.train.base import Base, folder_of, load_base, load_checkpoint, open_base
 from bertray.train.data import encode
 from bertray.train.labels import Labelled, list_shards, read_labels
+from bertray.train.layers import freeze
 from bertray.train.loop import Epoch, WorkerJob, train_worker
+from bertray.train.loss import make_loss
+from bertray.train.optim import parameter_groups
 from bertray.train.steps import Step
 
 __all__ = ["Epoch", "Event", "Start", "Step", "TrainSummary", "train"]
@@ -154,6 +158,9 @@ def train(
         labels=job.labelled.labels,
         optim=config.optim,
         training=config.training,
+        loss=make_loss(
+            config.training, labels=job.labelled.labels, label_ids=examples[0].label_ids
+        ),
         pieces=job.labelled.pieces,
         num_threads=config.scaling.num_threads,
         examples=ray.put(examples),
@@ -196,8 +203,21 @@ def prepare(config: TrainConfig) -> Job | TrainSummary:
         folder.finish(output.path)
         return read_summary(output.path)
     labelled = read_labels(shards, config.data, seed=config.training.seed)
-    load_base(base, labels=labelled.labels, seed=0)  # found here, not in every worker
+    check(config, load_base(base, labels=labelled.labels, seed=0), labelled)
     return Job(config, base, lineage, labelled)
+
+
+def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> None:
+    """Find here, not in every worker, what the model or the labels do not allow.
+
+    Raises:
+        ConfigError: layers or labels are named that are not there.
+    """
+    training = config.training
+    if training.freeze_layers is not None:
+        freeze(model, num_layers=training.freeze_layers)
+    parameter_groups(model, config.optim)
+    make_loss(training, labels=labelled.labels, label_ids=labelled.label_ids)
 
 
 def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:

@@ -4,13 +4,13 @@
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LRScheduler
 
 from bertray.errors import DataError
@@ -18,6 +18,7 @@ from bertray.text.batching import plan_batches
 from bertray.text.ragged import Encoded, padded_inputs
 from bertray.train.examples import Examples
 from bertray.train.labels import Piece, locate
+from bertray.train.loss import CROSS_ENTROPY, Loss
 from bertray.train.plan import deal
 
 ROWS_NAMED = 8  # in a message; a batch may have hundreds
@@ -34,7 +35,7 @@ class Step:
     Attributes:
         step: counted from 1 over all epochs.
         num_steps: of the whole training.
-        loss: mean cross-entropy of the step's rows.
+        loss: mean over the step's rows, by their weights.
         learning_rate: that the step was taken with.
         grad_norm: global norm before clipping.
         num_rows: of the step.
@@ -63,13 +64,16 @@ def train_steps(
     pad_token_id: int,
     rank: int,
     world_size: int,
+    loss: Loss = CROSS_ENTROPY,
+    accumulation_steps: int = 1,
     pieces: Sequence[Piece] = (),
 ) -> Iterator[Step]:
     """Take one optimizer step a batch of ``plan``; yields after each.
 
-    Each rank takes its share of the batch. Its loss is the sum over its rows, times ranks, over the
-    rows of all ranks: after DDP has averaged the gradients they are those of the whole batch's mean
-    loss, however unevenly the rows were dealt. A rank without rows takes part with weight zero.
+    Each rank takes its share of the batch, in as many passes as ``accumulation_steps`` says. Its
+    loss is the sum over its rows, times ranks, over the rows of all ranks: after DDP has averaged
+    the gradients they are those of the whole batch's mean loss, however unevenly the rows were
+    dealt. A rank without rows takes part with weight zero.
 
     Raises:
         NonFiniteLossError: before the optimizer step, on every rank.
@@ -81,20 +85,25 @@ def train_steps(
         shares = deal(batch, lengths, num_ranks=world_size)
         rows = shares[rank] if len(shares[rank]) else batch[:1]
         weight = 1.0 if len(shares[rank]) else 0.0
-        inputs = collate(examples.encoded, rows, pad_token_id=pad_token_id, device=device)
-        label_ids_B = torch.from_numpy(examples.label_ids[rows]).to(device)
-        logits_BC = model(**inputs).logits
-        loss = weight * cross_entropy(logits_BC.float(), label_ids_B, reduction="sum")
+        num_rows = loss.num_rows(examples.label_ids[batch])
         optimizer.zero_grad()
-        torch.autograd.backward(loss * (world_size / len(batch)))
+        total = torch.zeros((), device=device)
+        passes = np.array_split(rows, min(accumulation_steps, len(rows)))
+        for some in passes:
+            inputs = collate(examples.encoded, some, pad_token_id=pad_token_id, device=device)
+            label_ids_B = torch.from_numpy(examples.label_ids[some]).to(device)
+            with nullcontext() if some is passes[-1] else _alone(model):
+                found = weight * loss.of_rows(model(**inputs).logits, label_ids_B)
+                torch.autograd.backward(found * (world_size / num_rows))
+            total += found.detach()
         grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
-        losses = _of_all_ranks(loss.detach(), world_size=world_size)
+        losses = _of_all_ranks(total, world_size=world_size)
         if not np.isfinite([*losses, grad_norm]).all():
             guilty = [
                 share for share, value in zip(shares, losses, strict=True) if not np.isfinite(value)
             ]
             raise NonFiniteLossError(
-                f"step {number} of {num_steps}: the loss is {sum(losses) / len(batch)}, its "
+                f"step {number} of {num_steps}: the loss is {sum(losses) / num_rows}, its "
                 f"gradient's norm {grad_norm}; the optimizer step was not taken. Rows: "
                 f"{_named(examples.row_ids[np.concatenate(guilty or shares)], pieces)}. "
                 "Lower optim.learning_rate, or raise optim.warmup_ratio"
@@ -105,7 +114,7 @@ def train_steps(
         yield Step(
             step=number,
             num_steps=num_steps,
-            loss=sum(losses) / len(batch),
+            loss=sum(losses) / num_rows,
             learning_rate=learning_rate,
             grad_norm=grad_norm,
             num_rows=len(batch),
@@ -170,6 +179,13 @@ def collate(
 def seed_epoch(seed: int, *, epoch: int, rank: int) -> None:
     """Seed dropout, differently on each rank, and the same again when an epoch is resumed."""
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
+
+
+def _alone(model: nn.Module) -> AbstractContextManager[None]:
+    """Add up gradients without telling the other ranks; the step's last pass tells them."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return nullcontext()
 
 
 def _of_all_ranks(value: Tensor, *, world_size: int) -> list[float]:

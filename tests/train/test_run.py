@@ -58,7 +58,7 @@ def finish(config: TrainConfig, tmp_path: Path) -> Job:
     weights, made = tmp_path / "weights", tmp_path / "made"
     for path in (weights, made):
         path.mkdir(exist_ok=True)
-    schedule = make_schedule(optimizer, warmup_ratio=0.1, num_steps=1)
+    schedule = make_schedule(optimizer, config.optim, num_steps=1)
     save_state(weights, [], model, optimizer, schedule)
     summary = TrainSummary(
         epochs=(Epoch(1, 0.7, METRICS, 18, 72, 2.0),),
@@ -219,6 +219,20 @@ def test_an_encoder_with_missing_layers_is_refused(
 def test_a_length_beyond_the_models_positions_is_refused(config: TrainConfig) -> None:
     with pytest.raises(ConfigError, match=r"model\.max_length=65: .* takes 64 tokens"):
         prepare(changed(config, model={"max_length": 65}))
+
+
+@pytest.mark.parametrize(
+    ("training", "named"),
+    [
+        ({"freeze_layers": 3}, r"training\.freeze_layers=3: the model has 2 layers"),
+        ({"class_weights": {"z": 2}}, r"training\.class_weights: no row has the label 'z'"),
+    ],
+)
+def test_layers_and_labels_that_are_not_there_are_refused(
+    config: TrainConfig, training: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        prepare(changed(config, training=training))
 
 
 def test_a_base_that_changed_since_the_driver_saw_it_is_refused(classifier_folder: Path) -> None:

@@ -16,6 +16,7 @@ from bertray.config import Optim
 from bertray.train.base import Base, load_base
 from bertray.train.examples import Examples
 from bertray.train.loop import load_checkpoint, load_state, save_state
+from bertray.train.loss import CROSS_ENTROPY, Loss
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import plan_epoch
 from bertray.train.steps import NonFiniteLossError, Step, predict, seed_epoch, train_steps
@@ -31,6 +32,7 @@ class Trainer:
 
     def __init__(self, base: Base, examples: Examples, *, rank: int = 0, world_size: int = 1):
         self.rank, self.world_size, self.examples = rank, world_size, examples
+        self.loss, self.accumulation_steps = CROSS_ENTROPY, 1
         self.bare = load_base(base, labels=LABELS, seed=5)
         self.model: Any = self.bare
         self.num_steps = EPOCHS * -(-len(examples) // GLOBAL_BATCH)
@@ -38,7 +40,7 @@ class Trainer:
 
     def start(self, optim: Optim) -> None:
         self.optimizer = make_optimizer(self.bare, optim)
-        self.schedule = make_schedule(self.optimizer, warmup_ratio=0.1, num_steps=self.num_steps)
+        self.schedule = make_schedule(self.optimizer, optim, num_steps=self.num_steps)
 
     def epoch(self, number: int) -> list[Step]:
         seed_epoch(0, epoch=number, rank=self.rank)
@@ -55,6 +57,8 @@ class Trainer:
             pad_token_id=0,
             rank=self.rank,
             world_size=self.world_size,
+            loss=self.loss,
+            accumulation_steps=self.accumulation_steps,
         )
         return list(steps)
 
@@ -79,6 +83,15 @@ def without_dropout(trainer: Trainer) -> Trainer:
     return trainer
 
 
+WEIGHTED = Loss(label_smoothing=0.1, focal_gamma=2.0, class_weights=(0.5, 3.0))
+
+
+def weighted(trainer: Trainer, *, accumulation_steps: int) -> list[float]:
+    """The losses of an epoch more, with all that a loss can have."""
+    trainer.loss, trainer.accumulation_steps = WEIGHTED, accumulation_steps
+    return [step.loss for step in trainer.epoch(0)]
+
+
 def _rank(rank: int, base: Base, examples: Examples, folder: str) -> None:
     """What a process of the two-rank run does; leaves its losses and predictions in a file."""
     torch.set_num_threads(1)
@@ -92,6 +105,7 @@ def _rank(rank: int, base: Base, examples: Examples, folder: str) -> None:
     trainer = without_dropout(Trainer(base, examples, rank=rank, world_size=2))
     trainer.model = torch.nn.parallel.DistributedDataParallel(trainer.bare)
     losses = [step.loss for epoch in range(EPOCHS) for step in trainer.epoch(epoch)]
+    losses += weighted(trainer, accumulation_steps=2)
     np.savez(f"{folder}/rank{rank}.npz", losses=losses, probabilities=trainer.predict())
     next(trainer.bare.parameters()).data.fill_(float("nan"))
     try:
@@ -111,11 +125,23 @@ def test_two_ranks_take_the_steps_of_one_with_the_double_batch(
     one = without_dropout(Trainer(base, examples))
     losses = [step.loss for epoch in range(EPOCHS) for step in one.epoch(epoch)]
     assert len(losses) == 24
+    losses += weighted(one, accumulation_steps=1)
     for rank in (0, 1):
         two = np.load(tmp_path / f"rank{rank}.npz")
         np.testing.assert_allclose(two["losses"], losses, rtol=0, atol=1e-5)
         np.testing.assert_allclose(two["probabilities"], one.predict(), rtol=0, atol=1e-5)
         assert "the optimizer step was not taken" in (tmp_path / f"rank{rank}.txt").read_text()
+
+
+def test_accumulated_passes_take_the_steps_of_whole_batches(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    examples = make_examples(NUM_ROWS)
+    whole, cut = (without_dropout(Trainer(base, examples)) for _ in range(2))
+    cut.accumulation_steps = 4
+    for number in range(EPOCHS):
+        losses, others = ([step.loss for step in one.epoch(number)] for one in (whole, cut))
+        np.testing.assert_allclose(losses, others, rtol=0, atol=1e-5)
 
 
 def test_every_step_says_what_it_did(base: Base, make_examples: Callable[..., Examples]) -> None:
