@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ANSWER_S = 10.0
-NODE_PATIENCE_S = 180.0  # without a result, for another node to come for a lost one
+NODE_PATIENCE_S = 180.0  # for another node to come for a lost one when nothing else goes on
+HANG_S = 6 * 3600.0  # no single split takes that long
 NODE_POLL_S = 5.0
 
 
@@ -33,11 +34,13 @@ class Resources:
         num_cpus: logical CPUs.
         num_gpus: GPUs.
         num_nodes: live nodes.
+        largest_node_cpus: the most that one of them has.
     """
 
     num_cpus: float
     num_gpus: float
     num_nodes: int
+    largest_node_cpus: float
 
 
 def connect(*, dashboard: bool = False) -> Resources:
@@ -74,11 +77,12 @@ def connect(*, dashboard: bool = False) -> Resources:
         # Set up anew by `import ray.data`; its plans and bars are for debugging Ray.
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
-    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in _live_nodes()]
     return Resources(
-        num_cpus=total.get("CPU", 0.0),
-        num_gpus=total.get("GPU", 0.0),
-        num_nodes=_num_nodes(),
+        num_cpus=sum(node.get("CPU", 0.0) for node in nodes),
+        num_gpus=sum(node.get("GPU", 0.0) for node in nodes),
+        num_nodes=len(nodes),
+        largest_node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
     )
 
 
@@ -95,8 +99,8 @@ def _check_address(address: str) -> None:
         ) from error
 
 
-def _num_nodes() -> int:
-    return sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+def _live_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -116,21 +120,20 @@ def _silent_stderr() -> Iterator[None]:
 class NodeWatch:
     """Ends a Ray Data pipeline that a lost node holds up for good.
 
-    Ray starts an actor of a lost node again where there is room for it. If there is none, the tasks
-    it had wait for it without an end and without a word.
+    Ray starts an actor of a lost node again as soon as there is room for it. If there is none, all
+    actors that are left come to wait for it: Ray notices after `HANG_S`.
 
     To be given to ``DataContext.custom_execution_callback_classes``: Ray's executor calls it.
+
+    Args:
+        num_nodes: that the cluster had when the pipeline was planned.
     """
 
-    def __init__(self) -> None:
-        self._most_nodes = 0
-        self._looked = self._heard = time.monotonic()
-
-    def passing(self, items: Iterator[T]) -> Iterator[T]:
-        """Pass the pipeline's results on, and take them for a sign that it lives."""
-        for item in items:
-            self._heard = time.monotonic()
-            yield item
+    def __init__(self, num_nodes: int) -> None:
+        self._most_nodes = num_nodes
+        self._was_one_lost = False
+        self._looked = time.monotonic()
+        self._held_up_since: float | None = None
 
     def before_execution_starts(self, executor: Any) -> None:
         """Ray asks for this method."""
@@ -139,21 +142,24 @@ class NodeWatch:
         """Look from time to time.
 
         Raises:
-            ClusterError: there are fewer nodes than there were, and nothing came for
-                `NODE_PATIENCE_S`.
+            ClusterError: a node was lost, and for `NODE_PATIENCE_S` no actor did any work, but
+                some waited for a place.
         """
         now = time.monotonic()
         if now - self._looked < NODE_POLL_S:
             return
         self._looked = now
-        alive = _num_nodes()
-        self._most_nodes = max(self._most_nodes, alive)
-        if alive == self._most_nodes:
-            self._heard = now  # patience counts from the loss
-        elif now - self._heard > NODE_PATIENCE_S:
+        num_nodes = len(_live_nodes())
+        self._was_one_lost |= num_nodes < self._most_nodes
+        self._most_nodes = max(self._most_nodes, num_nodes)
+        if not (self._was_one_lost and _is_held_up(executor)):
+            self._held_up_since = None
+        elif self._held_up_since is None:
+            self._held_up_since = now
+        elif now - self._held_up_since > NODE_PATIENCE_S:
             raise ClusterError(
-                f"{self._most_nodes - alive} of {self._most_nodes} nodes were lost, none came for "
-                f"them, and nothing was done for {NODE_PATIENCE_S:.0f} s"
+                f"a node was lost, {num_nodes} of {self._most_nodes} are there, and actors waited "
+                f"{NODE_PATIENCE_S:.0f} s for a place"
             )
 
     def after_execution_succeeds(self, executor: Any) -> None:
@@ -163,12 +169,23 @@ class NodeWatch:
         """Ray asks for this method."""
 
 
+def _is_held_up(executor: Any) -> bool:
+    """Whether actors of a pipeline wait for a place, and none that has one has work in hand."""
+    pools = [pool for op in executor._topology for pool in op.get_autoscaling_actor_pools()]
+    actors = [actor for pool in pools for actor in pool._running_actors.values()]
+    waits = any(pool.num_pending_actors() for pool in pools) or any(
+        actor.is_restarting for actor in actors
+    )
+    works = any(actor.num_tasks_in_flight and not actor.is_restarting for actor in actors)
+    return waits and not works
+
+
 def unwrapped(items: Iterator[T]) -> Iterator[T]:
     """Pass items on; of an error that Ray wrapped, raise the one that was raised in the worker.
 
     Raises:
         BertrayError: a worker raised it.
-        ClusterError: Ray lost what it could not bring back.
+        ClusterError: Ray lost what it could not bring back, or hung.
     """
     try:
         yield from items
@@ -176,7 +193,10 @@ def unwrapped(items: Iterator[T]) -> Iterator[T]:
         cause = _own_error(error)
         if cause is not None:
             raise cause from error
-        if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+        from ray.data.exceptions import ExecutionTimeoutError  # here it has been imported anyway
+
+        lost = isinstance(error, RayError) and not isinstance(error, RayTaskError)
+        if lost or isinstance(error, ExecutionTimeoutError):
             first = str(error).strip().splitlines()[:1]
             raise ClusterError(f"{type(error).__name__}: {' '.join(first)}") from error
         raise

@@ -10,54 +10,85 @@ from bertray import cluster
 from bertray.errors import ClusterError
 
 
-class Clock:
-    """Time and nodes as a test wants them."""
+class Pipeline:
+    """Time, nodes and actors as a test wants them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.nodes = 0.0, 2
+        self.now, self.num_nodes = 0.0, 2
         monkeypatch.setattr(cluster, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(cluster, "_num_nodes", lambda: self.nodes)
-        self.watch = cluster.NodeWatch()
+        monkeypatch.setattr(cluster, "_live_nodes", lambda: [{}] * self.num_nodes)
+        self.watch = cluster.NodeWatch(num_nodes=2)
+        self.waits = SimpleNamespace(num_tasks_in_flight=1, is_restarting=True)
+        self.works = SimpleNamespace(num_tasks_in_flight=1, is_restarting=False)
+        self.rests = SimpleNamespace(num_tasks_in_flight=0, is_restarting=False)
+        self.actors = [self.works, self.works]
+        self.num_pending = 0
 
     def go(self, seconds: float) -> None:
-        """Ray's executor goes round once a second."""
+        """Ray's executor goes round ten times a second; once does here."""
+        pool = SimpleNamespace(
+            _running_actors=dict(enumerate(self.actors)),
+            num_pending_actors=lambda: self.num_pending,
+        )
+        executor = SimpleNamespace(
+            _topology=[SimpleNamespace(get_autoscaling_actor_pools=lambda: [pool])]
+        )
         for _ in range(int(seconds)):
             self.now += 1
-            self.watch.on_execution_step(None)
+            self.watch.on_execution_step(executor)
 
 
-def test_a_pipeline_that_waits_with_all_its_nodes_is_let_alone(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    return Pipeline(monkeypatch)
+
+
+def test_a_pipeline_that_waits_with_all_its_nodes_is_let_alone(pipeline: Pipeline) -> None:
+    pipeline.actors = [pipeline.waits]  # an autoscaler may take its time
+    pipeline.go(100 * cluster.NODE_PATIENCE_S)
+    pipeline.num_nodes = 3
+    pipeline.go(100 * cluster.NODE_PATIENCE_S)
+
+
+def test_a_lost_node_stops_nobody_who_works_however_long_that_takes(pipeline: Pipeline) -> None:
+    pipeline.num_nodes = 1
+    pipeline.actors = [pipeline.works, pipeline.waits]
+    pipeline.go(100 * cluster.NODE_PATIENCE_S)
+
+
+@pytest.mark.parametrize("place", ["lost", "never had"])
+def test_actors_without_a_place_end_a_pipeline_that_lost_a_node_and_does_nothing_else(
+    pipeline: Pipeline, place: str
 ) -> None:
-    clock = Clock(monkeypatch)
-    clock.go(100 * cluster.NODE_PATIENCE_S)
-    clock.nodes = 3  # one more came
-    clock.go(100 * cluster.NODE_PATIENCE_S)
+    pipeline.num_nodes = 1
+    pipeline.actors = [pipeline.rests]
+    pipeline.go(100 * cluster.NODE_PATIENCE_S)  # nothing is to do
+    if place == "lost":
+        pipeline.actors = [pipeline.rests, pipeline.waits]
+    else:
+        pipeline.num_pending = 1
+    pipeline.go(cluster.NODE_PATIENCE_S - 10)
+    with pytest.raises(ClusterError, match="a node was lost, 1 of 2 are there"):
+        pipeline.go(20)
 
 
-def test_a_lost_node_ends_a_pipeline_once_nothing_came_for_a_while(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_node_that_comes_too_late_or_too_small_does_not_reset_the_clock(
+    pipeline: Pipeline,
 ) -> None:
-    clock = Clock(monkeypatch)
-    results = clock.watch.passing(iter("ab"))
-    clock.go(10 * cluster.NODE_PATIENCE_S)
-    clock.nodes = 1
-    clock.go(cluster.NODE_PATIENCE_S - 10)
-    assert next(results) == "a"
-    clock.go(cluster.NODE_PATIENCE_S - 10)
-    with pytest.raises(ClusterError, match="1 of 2 nodes were lost"):
-        clock.go(20)
+    pipeline.num_nodes = 1
+    pipeline.actors = [pipeline.waits]
+    pipeline.go(cluster.NODE_PATIENCE_S - 10)
+    pipeline.num_nodes = 2
+    with pytest.raises(ClusterError, match="2 of 2 are there"):
+        pipeline.go(20)
 
 
-def test_another_node_that_comes_for_a_lost_one_gets_the_time_to_go_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = Clock(monkeypatch)
-    clock.go(10)
-    clock.nodes = 1
-    clock.go(cluster.NODE_PATIENCE_S - 10)
-    clock.nodes = 2
-    clock.go(10 * cluster.NODE_PATIENCE_S)
+def test_an_actor_that_finds_a_place_goes_on(pipeline: Pipeline) -> None:
+    pipeline.num_nodes = 1
+    pipeline.actors = [pipeline.waits]
+    pipeline.go(cluster.NODE_PATIENCE_S - 10)
+    pipeline.actors = [pipeline.works]
+    pipeline.go(100 * cluster.NODE_PATIENCE_S)
 
 
 def test_a_cluster_that_does_not_answer_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,12 +107,11 @@ def predict(
     splits = [split for split in plan.splits if split.num_rows]
     pool = plan_pool(
         config.pool,
-        num_cpus=resources.num_cpus,
-        num_gpus=resources.num_gpus,
+        resources,
         num_splits=len(splits),
     )
     engine = engine_settings(bundle, config.model, device=pool.device)
-    watch = cluster.NodeWatch()
+    watch = cluster.NodeWatch(resources.num_nodes)
     dataset = classified(
         splits,
         bundle=bundle,
@@ -123,7 +122,7 @@ def predict(
         watch=watch,
     )
     done = 0
-    for count, block in enumerate(blocks_of(dataset, watch), start=1):
+    for count, block in enumerate(blocks_of(dataset), start=1):
         fault = fault_of(block)
         if fault is not None:
             raise DataError(f"data.path={config.data.path}: {split_of(block).shard}: {fault}")

@@ -75,7 +75,7 @@ class Classifier:
         self._reading = settings.reading
         self._attempts = settings.attempts
         try:
-            with self._attempts.one_start():
+            with self._attempts.start_of_actor():
                 self._load(settings)
         except TooManyDeathsError as error:
             raise ModelError(

@@ -12,7 +12,7 @@ from bertray.score.commits import Digests, list_outputs
 from bertray.score.plan import side_by_side
 from bertray.score.standing import Standing
 
-if TYPE_CHECKING:  # the writing tasks need no torch
+if TYPE_CHECKING:  # the writing processes need no torch
     from bertray.model.bundle import Bundle
 
 SCHEMA_VERSION = 1

@@ -104,10 +104,13 @@ class Index:
         return splits
 
     def add(self, split: Split, receipt: Receipt) -> None:
-        """Take up one commit; now and then a segment is written."""
+        """Take up one commit, without writing."""
         entry = Entry(split, replace(receipt, stats={}, notes=()))
         self._entries[split.output] = entry
         self._unsaved.append(entry)
+
+    def save_some(self) -> None:
+        """Write a segment if there is much to lose, or if the last one is some time ago."""
         late = time.monotonic() - self._last_save > SEGMENT_SECONDS
         if late or len(self._unsaved) >= SEGMENT_ENTRIES:
             self._save(self._unsaved)

@@ -5,22 +5,19 @@ crashes a library would be tried for ever, and a bound on Ray's side fails the w
 retry as it likes, and each stage asks here first.
 """
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
 ATTEMPTS = 3
 
-# What this process has to tell with its next `begin`: a message less for each task. If it dies
-# before, tasks that ended well have one try less, should their results be lost.
-_ended: "deque[str]" = deque()
-
 
 class Ledger:
-    """Counts the tries of each task that began and did not end. One Ray actor of a run."""
+    """Counts the tries of each task that began and of whose end it was not told. A Ray actor."""
 
     def __init__(self) -> None:
         self._tries: dict[str, int] = {}
@@ -32,19 +29,60 @@ class Ledger:
             task: that is to begin.
             ended: tasks that came to their ends since, whatever these were.
         """
-        for one in ended:
-            self._tries.pop(one, None)
+        self.end(ended)
         self._tries[task] = self._tries.get(task, 0) + 1
         return self._tries[task]
 
+    def end(self, tasks: Sequence[str]) -> None:
+        """These tasks came to their ends, whatever these were."""
+        for task in tasks:
+            self._tries.pop(task, None)
 
-def _take(queue: "deque[str]") -> list[str]:
-    """Empty a queue that other threads fill."""
-    return [queue.popleft() for _ in range(len(queue))]
+
+class Gate:
+    """Lets a process's tasks run side by side, and one that may be deadly run alone.
+
+    Else it would take others with it, and they would be blamed as often as it is.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running = 0
+        self._wants_alone = False
+
+    def enter(self) -> None:
+        """Wait until nothing runs alone, or waits to."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._wants_alone)
+            self._running += 1
+
+    def stay_alone(self) -> None:
+        """Wait, after `enter`, until nothing else runs."""
+        with self._changed:
+            self._running -= 1  # another one may want to be alone
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._wants_alone)
+            self._running += 1
+            self._wants_alone = True
+            self._changed.wait_for(lambda: self._running == 1)
+
+    def leave(self, *, was_alone: bool) -> None:
+        """Let others go on."""
+        with self._changed:
+            self._running -= 1
+            if was_alone:
+                self._wants_alone = False
+            self._changed.notify_all()
 
 
 class TooManyDeathsError(Exception):
     """A task has killed its worker process as often as it may."""
+
+
+# Of this process. What has ended is told with the next `begin`: a message less for each task. If
+# the process dies before, those tasks have a try less should their results be lost.
+_ended: "deque[str]" = deque()
+_gate = Gate()
 
 
 class Attempts:
@@ -66,9 +104,16 @@ class Attempts:
         lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
         return cls(ray.remote(Ledger).options(**lasting).remote())
 
-    def one_start(self) -> AbstractContextManager[None]:
-        """Start an actor; a restarted one is the same."""
-        return self.one("loading the model for", ray.get_runtime_context().get_actor_id() or "")
+    @contextmanager
+    def start_of_actor(self) -> Iterator[None]:
+        """Start an actor; a restarted one is the same.
+
+        Raises:
+            TooManyDeathsError: as `one`.
+        """
+        with self.one("loading the model for", ray.get_runtime_context().get_actor_id() or ""):
+            yield
+        self._ledger.end.remote(_take(_ended))  # it may wait long for its first split
 
     @contextmanager
     def one(self, stage: str, what: str) -> Iterator[None]:
@@ -78,13 +123,29 @@ class Attempts:
             TooManyDeathsError: it was tried `ATTEMPTS` times, and no try came to an end.
         """
         task = f"{stage} {what}"
-        tries: int = ray.get(self._ledger.begin.remote(task, _take(_ended)))
+        _gate.enter()
+        tries = 0
         try:
+            tries = ray.get(self._ledger.begin.remote(task, _take(_ended)))
             if tries > ATTEMPTS:
                 raise TooManyDeathsError(
-                    f"its worker process died {ATTEMPTS} times while {stage} it: out of memory, or "
-                    "a crash in a library; see Ray's worker logs"
+                    f"its worker process died {ATTEMPTS} times while {stage} it: out of memory, a "
+                    "crash in a library, or a lost node; see Ray's worker logs"
                 )
+            if tries > 1:
+                _gate.stay_alone()
             yield
         finally:
-            _ended.append(task)
+            if tries:
+                _ended.append(task)
+            _gate.leave(was_alone=1 < tries <= ATTEMPTS)
+
+
+def _take(queue: "deque[str]") -> list[str]:
+    """Empty a queue that other threads fill, and empty."""
+    taken = []
+    while True:
+        try:
+            taken.append(queue.popleft())
+        except IndexError:
+            return taken

@@ -21,10 +21,19 @@ from bertray.score.standing import Standing
 CONFIG, MANIFEST, SUCCESS = "_config.yaml", "_manifest.json", "_SUCCESS"
 
 
-def begin(output: str, config: ScoreConfig) -> None:
+def begin(config: ScoreConfig) -> None:
     """Say that work is under way: the folder is no longer, or not yet, complete."""
-    storage.remove(storage.join(output, SUCCESS))
-    storage.put_bytes(storage.join(output, CONFIG), dump_config(config).encode(), overwrite=True)
+    storage.remove(storage.join(config.output.path, SUCCESS))
+    put_config(config)
+
+
+def put_config(config: ScoreConfig) -> None:
+    """Keep the resolved config, which says where the input lies whoever asks, and from where."""
+    source = config.input.model_copy(update={"path": storage.absolute(config.input.path)})
+    text = dump_config(config.model_copy(update={"input": source})).encode()
+    uri = storage.join(config.output.path, CONFIG)
+    if storage.get_bytes(uri) != text:
+        storage.put_bytes(uri, text, overwrite=True)
 
 
 def complete(

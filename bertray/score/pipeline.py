@@ -17,6 +17,7 @@ from bertray.score.classifier import Classifier, ClassifierSettings
 from bertray.score.ledger import Attempts
 from bertray.score.plan import Split
 from bertray.score.pool import HELPER_CPUS, PoolPlan
+from bertray.score.sink import ShardSink
 from bertray.score.source import Reading, SplitSource
 
 
@@ -53,18 +54,13 @@ def classified(
         num_threads=pool.num_threads,
         attempts=attempts,
     )
-    context = DataContext.get_current()
-    context.target_max_block_size = None  # a split stays one block from read to write
-    context.memory_usage_poll_interval_s = None  # that starts a thread for each task
-    context.enable_progress_bars = False  # Ray counts blocks in flight; we count files put
-    context.custom_execution_callback_classes = [lambda: watch]  # type: ignore[list-item]
-    context.raise_original_map_exception = True  # in its place Ray sends one without the cause
-    blocks = ray.data.read_datasource(
-        SplitSource(splits, reading, attempts),
-        num_cpus=HELPER_CPUS,
-        override_num_blocks=len(splits),
-        compute=helpers(pool),
-    )
+    with DataContext.current(_context(watch)):
+        blocks = ray.data.read_datasource(
+            SplitSource(splits, reading, attempts),
+            num_cpus=HELPER_CPUS,
+            override_num_blocks=len(splits),
+            compute=_helpers(pool),
+        )
     scored: Dataset = blocks.map_batches(
         Classifier,
         fn_constructor_args=(settings,),
@@ -74,7 +70,7 @@ def classified(
         compute=ActorPoolStrategy(
             min_size=pool.min_actors,
             max_size=pool.max_actors,
-            max_tasks_in_flight_per_actor=pool.queue,
+            max_tasks_in_flight_per_actor=pool.splits_per_actor,
             max_concurrent_calls_per_actor=pool.calls_per_actor,
             enable_true_multi_threading=True,
         ),
@@ -84,7 +80,21 @@ def classified(
     return scored
 
 
-def blocks_of(dataset: Dataset, watch: NodeWatch) -> Iterator[pa.Table]:
+def written(scored: Dataset, sink: ShardSink, pool: PoolPlan) -> Dataset:
+    """Receipts, one a block, once its file stands in the output folder."""
+    receipts: Dataset = scored.map_batches(
+        ShardSink,
+        fn_constructor_kwargs=vars(sink),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=HELPER_CPUS,
+        compute=_helpers(pool),
+    )
+    return receipts
+
+
+def blocks_of(dataset: Dataset) -> Iterator[pa.Table]:
     """Start a pipeline and give its last stage's blocks as they come.
 
     ``Dataset.iter_batches`` would send all that Ray knows of all blocks so far to an actor of Ray's
@@ -94,7 +104,7 @@ def blocks_of(dataset: Dataset, watch: NodeWatch) -> Iterator[pa.Table]:
         BertrayError: a worker raised it.
         ClusterError: Ray lost what it could not bring back.
     """
-    yield from watch.passing(cluster.unwrapped(_blocks(dataset)))
+    yield from cluster.unwrapped(_blocks(dataset))
 
 
 def _blocks(dataset: Dataset) -> Iterator[pa.Table]:
@@ -102,7 +112,21 @@ def _blocks(dataset: Dataset) -> Iterator[pa.Table]:
         yield from ray.get([entry.ref for entry in bundle.blocks])
 
 
-def helpers(pool: PoolPlan) -> ActorPoolStrategy:
+def _context(watch: NodeWatch) -> DataContext:
+    """How Ray Data is to run our pipelines; the process's own settings are left as they are."""
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = None  # a split stays one block from read to write
+    context.memory_usage_poll_interval_s = None  # that starts a thread for each task
+    context.enable_progress_bars = False  # Ray counts blocks in flight; we count files put
+    context.custom_execution_callback_classes = [lambda: watch]  # type: ignore[list-item]
+    context.raise_original_map_exception = True  # in its place Ray sends one without the cause
+    # Ray takes a pipeline for hung whose blocks did not move for half an hour. A split of long
+    # texts may keep a CPU busy for longer, and all actors at once.
+    context.execution_no_progress_timeout_s = cluster.HANG_S
+    return context
+
+
+def _helpers(pool: PoolPlan) -> ActorPoolStrategy:
     """Processes that read, or that write; they stay.
 
     Tasks would not do: Ray ends a task's process after an idle second, and a new one imports for
@@ -111,5 +135,5 @@ def helpers(pool: PoolPlan) -> ActorPoolStrategy:
     return ActorPoolStrategy(
         min_size=1,
         max_size=pool.max_helpers,
-        max_tasks_in_flight_per_actor=pool.helper_queue,
+        max_tasks_in_flight_per_actor=pool.splits_per_helper,
     )

@@ -1,13 +1,14 @@
-"""How many actors, each with which share of a node. No Ray in here."""
+"""How many actors, each with which share of a node."""
 
 import math
 from dataclasses import dataclass
 
+from bertray.cluster import Resources
 from bertray.config import Pool
 from bertray.errors import ConfigError
 from bertray.model.backend import Device
 
-# Of each CPU that an actor's threads keep busy it reserves this much; what is left lets the
+# Of each CPU that an actor keeps busy it reserves this much; what is left lets the
 # reading and writing processes be scheduled. Actors that take every CPU starve them for ever
 # (https://github.com/ray-project/ray/issues/44687).
 CPU_PER_THREAD = 0.8
@@ -35,8 +36,8 @@ class PoolPlan:
         num_threads: torch threads of each actor on CPU.
         max_helpers: processes that read, at most; as many write. It begins with one of each.
         calls_per_actor: splits that an actor has in hand at once.
-        queue: splits that an actor has in hand or waiting.
-        helper_queue: likewise, of a process that reads or writes.
+        splits_per_actor: that it has in hand or waiting.
+        splits_per_helper: likewise, of a process that reads or writes.
     """
 
     device: Device
@@ -47,35 +48,40 @@ class PoolPlan:
     num_threads: int
     max_helpers: int
     calls_per_actor: int
-    queue: int
-    helper_queue: int
+    splits_per_actor: int
+    splits_per_helper: int
 
 
-def plan_pool(pool: Pool, *, num_cpus: float, num_gpus: float, num_splits: int) -> PoolPlan:
+def plan_pool(pool: Pool, cluster: Resources, *, num_splits: int) -> PoolPlan:
     """Fill in what the config leaves to us from what the cluster has.
 
     Args:
         pool: the config's section.
-        num_cpus: of the whole cluster.
-        num_gpus: likewise.
+        cluster: what it has now.
         num_splits: more actors than splits would only load models.
 
     Raises:
-        ConfigError: the pool wants GPUs that the cluster does not have.
+        ConfigError: the pool wants GPUs that the cluster does not have, or actors that fit no node.
     """
-    gpus_each = (1.0 if num_gpus else 0.0) if pool.num_gpus == "auto" else pool.num_gpus
+    gpus_each = (1.0 if cluster.num_gpus else 0.0) if pool.num_gpus == "auto" else pool.num_gpus
     threads = pool.num_threads or 1
     if gpus_each:
-        if not num_gpus and pool.max_actors is None:
+        if not cluster.num_gpus and pool.max_actors is None:
             raise ConfigError(
                 f"pool.num_gpus={gpus_each:g}, but the cluster has no GPU now; set pool.max_actors "
                 "if GPU nodes will join, or pool.num_gpus=0 to run on CPU"
             )
-        fitting = int(num_gpus / gpus_each)
-        cpus_each = 1.0
+        fitting = int(cluster.num_gpus / gpus_each)
+        cpus_each = CPU_PER_THREAD
     else:
-        fitting = int(num_cpus / threads)
-        cpus_each = min(CPU_PER_THREAD * threads, max(num_cpus - 2 * HELPER_CPUS, HELPER_CPUS))
+        node_cpus = cluster.largest_node_cpus
+        if threads > max(node_cpus, 1) and pool.max_actors is None:
+            raise ConfigError(
+                f"pool.num_threads={threads}, but no node has more than {node_cpus:g} CPUs now; "
+                "set pool.max_actors if larger nodes will join, or fewer threads"
+            )
+        fitting = int(cluster.num_cpus / threads)
+        cpus_each = min(CPU_PER_THREAD * threads, max(node_cpus - 2 * HELPER_CPUS, HELPER_CPUS))
     most = max(min(pool.max_actors or max(fitting, pool.min_actors or 1), num_splits), 1)
     if gpus_each:
         helpers = min(HELPERS_PER_GPU_ACTOR * most, num_splits)
@@ -92,12 +98,12 @@ def plan_pool(pool: Pool, *, num_cpus: float, num_gpus: float, num_splits: int) 
         num_threads=threads,
         max_helpers=max(helpers, 1),
         calls_per_actor=calls,
-        queue=max(2 * calls, _queue(num_splits, most)),
-        helper_queue=_queue(num_splits, max(helpers, 1)),
+        splits_per_actor=max(2 * calls, _in_flight(num_splits, most)),
+        splits_per_helper=_in_flight(num_splits, max(helpers, 1)),
     )
 
 
-def _queue(num_splits: int, num_actors: int) -> int:
+def _in_flight(num_splits: int, num_actors: int) -> int:
     """How many splits may be with one actor."""
     share = num_splits // num_actors // SPLITS_PER_PLACE
     return min(max(share, SHORTEST_QUEUE), LONGEST_QUEUE)

@@ -11,34 +11,27 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import pyarrow as pa
-
 from bertray import cluster, storage
 from bertray.config import ScoreConfig
-from bertray.errors import ClusterError, DataError, ModelError, SchemaError
+from bertray.errors import ClusterError, ModelError
 from bertray.model.bundle import Bundle, load_model, open_bundle
-from bertray.model.engine import verify_int8
-from bertray.model.settings import EngineSettings
-from bertray.schema import append_predictions, no_predictions
 from bertray.score import contract as folder
 from bertray.score import manifest
 from bertray.score.commits import Receipt
 from bertray.score.contract import Contract
+from bertray.score.int8 import report_agreement
 from bertray.score.lease import Holder, hold
 from bertray.score.ledger import Attempts
-from bertray.score.pipeline import blocks_of, classified, engine_settings, helpers
-from bertray.score.plan import Split, one_line
-from bertray.score.pool import HELPER_CPUS, plan_pool
+from bertray.score.pipeline import blocks_of, classified, engine_settings, written
+from bertray.score.plan import Split
+from bertray.score.pool import plan_pool
 from bertray.score.sink import ShardSink
-from bertray.score.source import Reading, read_split
+from bertray.score.source import Reading
 from bertray.score.standing import Standing, take_stock
 from bertray.score.summary import Progress, Summary, Tally
 
 logger = logging.getLogger(__name__)
 
-INT8_SAMPLE_ROWS = 256
-INT8_SAMPLE_TOKENS = 64  # of each row: the sample must not cost what the run costs
-INT8_LEAST_AGREEMENT = 0.995
 LAUNCHES = 3  # of the pipeline in a row, when Ray itself fails before a split is done
 SWEEP_AFTER_S = 600.0  # no file takes that long to be built
 
@@ -108,7 +101,7 @@ def prepare(config: ScoreConfig) -> Job:
     # Checks the settings too; on which device class they will be used is not known yet.
     engine_settings(bundle, config.model, device="cuda" if config.pool.wants_gpus else "cpu")
     contract = folder.contract_of(config, bundle)
-    reading = reading_of(config)
+    reading = Reading.of_job(config)
     standing = take_stock(source, output.path, contract.digests, check_schema=reading.check)
     if standing.pending:
         load_model(bundle)  # a head that does not fit is found here, not in every actor
@@ -116,18 +109,6 @@ def prepare(config: ScoreConfig) -> Job:
     tally_of(job).check(source)
     folder.check(output.path, contract, standing, replace=output.replace)
     return job
-
-
-def reading_of(config: ScoreConfig) -> Reading:
-    """Which columns the job reads, and how much at once."""
-    source = config.input
-    return Reading(
-        text=source.text,
-        text_pair=source.text_pair,
-        columns=source.columns,
-        prefix=config.output.prefix,
-        max_bytes=source.max_split_bytes,
-    )
 
 
 def tally_of(job: Job) -> Tally:
@@ -141,6 +122,7 @@ def tally_of(job: Job) -> Tally:
 def finish(job: Job, tally: Tally) -> Summary:
     """Write the manifest, and what the next run need not look up again."""
     output = job.config.output
+    manifest.put_config(job.config)
     tally.summary.quarantined = manifest.complete(
         output.path, job.contract, job.standing, tally.receipts, prune=output.prune
     )
@@ -151,11 +133,11 @@ def finish(job: Job, tally: Tally) -> Summary:
 def run_pending(job: Job, summary: Summary) -> Iterator[Receipt]:
     """Score what is missing; one receipt a split, as its file is put in place.
 
-    The summary is told by what.
+    What the pipeline is made of is noted in ``summary``.
     """
     missing = {split.id: split for split in job.standing.pending}
     if missing:
-        manifest.begin(job.config.output.path, job.config)
+        manifest.begin(job.config)
     launches = 0
     while missing:
         launches += 1
@@ -166,6 +148,7 @@ def run_pending(job: Job, summary: Summary) -> Iterator[Receipt]:
                 if split is not None:
                     if receipt.fault is None:
                         job.standing.index.add(split, receipt)
+                        job.standing.index.save_some()
                     yield receipt
             if missing:
                 raise ClusterError(f"Ray ended without a word on {len(missing)} splits")
@@ -179,14 +162,9 @@ def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Rece
     """Send splits through the cluster once."""
     resources = cluster.connect()
     filled = [split for split in splits if split.num_rows]
-    pool = plan_pool(
-        job.config.pool,
-        num_cpus=resources.num_cpus,
-        num_gpus=resources.num_gpus,
-        num_splits=len(filled),
-    )
-    summary.pool = pool
+    pool = plan_pool(job.config.pool, resources, num_splits=len(filled))
     engine = engine_settings(job.bundle, job.config.model, device=pool.device)
+    summary.pool = summary.pool or pool
     sink = ShardSink(
         output=storage.absolute(job.config.output.path),
         digests=job.contract.digests,
@@ -195,15 +173,15 @@ def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Rece
         keep_bad_rows=job.config.input.on_bad_row == "quarantine",
         attempts=None,
     )
-    for split in splits:
-        if not split.num_rows:  # Ray Data hands on no empty blocks
-            yield commit_empty(split, job, sink)
+    empty = [split for split in splits if not split.num_rows]
+    yield from sink.write_empty(empty, reading=job.reading, labels=job.bundle.labels)
     if not filled:
         return
     if engine.dtype == "int8":
-        report_int8(filled, job, engine)
-    attempts, watch = Attempts.start(), cluster.NodeWatch()
-    dataset = classified(
+        exact = engine_settings(job.bundle, job.config.model, device=engine.device, dtype="float32")
+        report_agreement(filled, bundle=job.bundle, exact=exact, reading=job.reading)
+    attempts, watch = Attempts.start(), cluster.NodeWatch(resources.num_nodes)
+    scored = classified(
         filled,
         bundle=job.bundle,
         engine=engine,
@@ -211,57 +189,11 @@ def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Rece
         pool=pool,
         attempts=attempts,
         watch=watch,
-    ).map_batches(
-        ShardSink,
-        fn_constructor_kwargs=vars(replace(sink, attempts=attempts)),
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        num_cpus=HELPER_CPUS,
-        compute=helpers(pool),
     )
     said: set[str] = set()
-    for block in blocks_of(dataset, watch):
+    for block in blocks_of(written(scored, replace(sink, attempts=attempts), pool)):
         receipt = Receipt.from_table(block)
         for note in sorted(set(receipt.notes) - said):
             logger.warning(note)
         said.update(receipt.notes)
         yield receipt
-
-
-def commit_empty(split: Split, job: Job, sink: ShardSink) -> Receipt:
-    """A shard without rows gets its scored twin without rows, columns and all."""
-    try:
-        table = read_split(split, job.reading)
-    except (SchemaError, OSError, pa.ArrowException) as error:  # it changed since it was planned
-        return Receipt.of_fault(split, one_line(error))
-    labels = job.bundle.labels
-    passed = table.select(job.reading.passed(table.column_names))
-    nothing = no_predictions(num_labels=len(labels))
-    scored = append_predictions(passed, nothing, labels=labels, prefix=job.reading.prefix)
-    return sink.write(scored, split)
-
-
-def report_int8(splits: Sequence[Split], job: Job, engine: EngineSettings) -> None:
-    """Say how many labels of a sample of the run's rows 8 bits leave as they are."""
-    for split in splits:
-        try:
-            rows = read_split(split, job.reading).slice(0, INT8_SAMPLE_ROWS)
-            break
-        except (SchemaError, DataError, OSError, pa.ArrowException):
-            continue  # the actors' splits are read elsewhere, and it will be quarantined there
-    else:
-        return
-    exact = engine_settings(job.bundle, job.config.model, device=engine.device, dtype="float32")
-    exact = replace(exact, max_length=min(exact.max_length, INT8_SAMPLE_TOKENS))
-    pairs = rows.column(job.reading.text_pair) if job.reading.text_pair else None
-    agreement = verify_int8(job.bundle, exact, rows.column(job.reading.text), pairs)
-    fine = agreement >= INT8_LEAST_AGREEMENT
-    logger.log(
-        logging.INFO if fine else logging.WARNING,
-        "int8 leaves %.1f%% of the labels of %d sampled rows, cut at %d tokens, as they are%s",
-        100 * agreement,
-        rows.num_rows,
-        exact.max_length,
-        "" if fine else "; model.dtype=float32 is exact",
-    )

@@ -7,6 +7,7 @@ that progress is what stands on disk, and it never holds rows.
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -16,19 +17,21 @@ import pyarrow.parquet as pq
 
 from bertray import __version__, storage
 from bertray.errors import DataError, StorageError
-from bertray.schema import scored_column_names
+from bertray.schema import append_predictions, no_predictions, scored_column_names
 from bertray.score import commits
 from bertray.score.commits import Digests, Receipt, is_commit, read_footer
 from bertray.score.contract import raise_if_taken
 from bertray.score.ledger import Attempts, TooManyDeathsError
-from bertray.score.plan import Split, one_line
+from bertray.score.plan import Split, one_line, side_by_side
 from bertray.score.source import (
     BLOCK_FAULT,
     BLOCK_NOTES,
     BLOCK_SPLIT,
     BLOCK_STATS,
+    Reading,
     fault_of,
     raise_if_changed,
+    read_block,
     split_of,
     stats_of,
 )
@@ -67,6 +70,21 @@ class ShardSink:
                 return self.write(block, split).to_table()
         except (DataError, TooManyDeathsError) as error:
             return Receipt.of_fault(split, one_line(error)).to_table()
+
+    def write_empty(
+        self, splits: Sequence[Split], *, reading: Reading, labels: Sequence[str]
+    ) -> list[Receipt]:
+        """Give shards without rows their scored twins; Ray Data hands on no empty blocks."""
+
+        def one(split: Split) -> Receipt:
+            block = read_block(split, reading)
+            if fault_of(block) is None:
+                passed = block.select(reading.passed(block.column_names))
+                nothing = no_predictions(num_labels=len(labels))
+                block = append_predictions(passed, nothing, labels=labels, prefix=self.prefix)
+            return Receipt.from_table(self(block))
+
+        return side_by_side(one, splits)
 
     def write(self, block: pa.Table, split: Split) -> Receipt:
         """Put a block's rows at the split's output name, footer and all.

@@ -15,6 +15,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from bertray import storage
+from bertray.config import ScoreConfig
 from bertray.errors import DataError
 from bertray.schema import check_column, check_no_clash, check_text_column
 from bertray.score.ceiling import ceiling
@@ -52,6 +53,18 @@ class Reading:
     prefix: str
     section: str = "input"
     max_bytes: int | None = None
+
+    @classmethod
+    def of_job(cls, config: ScoreConfig) -> "Reading":
+        """What a scoring job reads."""
+        source = config.input
+        return cls(
+            text=source.text,
+            text_pair=source.text_pair,
+            columns=source.columns,
+            prefix=config.output.prefix,
+            max_bytes=source.max_split_bytes,
+        )
 
     def check(self, schema: pa.Schema, where: str) -> None:
         """Raise SchemaError if a shard of this schema cannot be scored."""
@@ -94,7 +107,7 @@ class SplitSource(Datasource):
         return [ReadTask(self._task(split), _metadata(split)) for split in self._splits]
 
     def _task(self, split: Split) -> Callable[[], Iterable[pa.Table]]:
-        return partial(_read_block, split, self._reading, self._attempts)
+        return partial(_read, split, self._reading, self._attempts)
 
 
 def _metadata(split: Split) -> BlockMetadata:
@@ -103,17 +116,21 @@ def _metadata(split: Split) -> BlockMetadata:
     )
 
 
-def _read_block(split: Split, reading: Reading, attempts: Attempts | None) -> Iterable[pa.Table]:
-    """A split that cannot be read becomes a block that says why: Ray would stop the whole job."""
+def _read(split: Split, reading: Reading, attempts: Attempts | None) -> Iterable[pa.Table]:
     try:
         with attempts.one("reading", split.id) if attempts else nullcontext():
-            block = _readable(split, reading)
+            block = read_block(split, reading)
     except TooManyDeathsError as error:
         block = fault_block(split, one_line(error))
     yield block
 
 
-def _readable(split: Split, reading: Reading) -> pa.Table:
+def read_block(split: Split, reading: Reading) -> pa.Table:
+    """A split's rows, or if it cannot be read a block that says why: Ray would stop the whole job.
+
+    Raises:
+        StorageError: the place of the shards cannot be reached.
+    """
     start = time.perf_counter()
     try:
         block = read_split(split, reading)

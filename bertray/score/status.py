@@ -19,8 +19,8 @@ from bertray.score.lease import Holder, read_holder
 from bertray.score.pipeline import engine_settings
 from bertray.score.plan import BadShard
 from bertray.score.pool import plan_pool
-from bertray.score.run import Job, reading_of
-from bertray.score.source import read_split
+from bertray.score.run import Job
+from bertray.score.source import Reading, read_split
 from bertray.score.standing import Standing, take_stock
 
 SAMPLE_ROWS = 256
@@ -78,7 +78,7 @@ def status_of(output: str) -> Status:
         raise OutputError(f"{output}: no run has begun there (no {folder.CONFIG})")
     config = ScoreConfig.model_validate(yaml.safe_load(text))
     standing = take_stock(
-        config.input, output, contract.digests, check_schema=reading_of(config).check
+        config.input, output, contract.digests, check_schema=Reading.of_job(config).check
     )
     return _status(output, config.input.path, contract.model, standing)
 
@@ -129,8 +129,7 @@ def _estimate_seconds(job: Job) -> float | None:
     resources = cluster.connect()
     pool = plan_pool(
         job.config.pool,
-        num_cpus=resources.num_cpus,
-        num_gpus=resources.num_gpus,
+        resources,
         num_splits=len(pending),
     )
     if pool.device == "cuda" and not torch.cuda.is_available():

@@ -56,8 +56,9 @@ class Summary:
         total = sum(busy.values())
         if self.pool is None or not total:
             return {}
-        # An actor does its three in turn, or the longest of them hides the others.
-        in_actor = sum(busy[name] for name in IN_ACTOR) / self.pool.max_actors
+        # With one call at once an actor does its three in turn, else the longest hides the others.
+        together = sum if self.pool.calls_per_actor == 1 else max
+        in_actor = together(busy[name] for name in IN_ACTOR) / self.pool.max_actors
         by_helpers = max(("read", "write"), key=lambda name: busy[name])
         at_limit = (
             by_helpers
@@ -111,10 +112,10 @@ class Tally:
         if source.on_bad_shard == "fail" and self._num_faults:
             raise DataError(f"{self._first_fault()} (input.on_bad_shard=fail)")
         if source.on_bad_row == "fail" and bad_rows:
-            reasons = ", ".join(filter(is_bad, self.summary.status_counts))
+            first = next(receipt for receipt in self.receipts if receipt.bad_rows)
             raise DataError(
-                f"{self.receipts[-1].output}: {bad_rows} rows without a prediction: {reasons} "
-                "(input.on_bad_row=fail)"
+                f"{first.output}: {sum(first.bad_rows.values())} rows without a prediction: "
+                f"{', '.join(first.bad_rows)} (input.on_bad_row=fail)"
             )
         num_splits = len(self._plan.splits) + len(self._plan.bad_shards)
         if self._num_faults > source.max_bad_share * num_splits:

@@ -15,6 +15,7 @@ Write = Callable[..., Path]
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 RUN_S = 240
+CLASSIFIER = "ray::MapWorker(MapBatches(Classifier))"
 IMPATIENT = "import bertray.cluster; bertray.cluster.NODE_PATIENCE_S = 10.0"
 
 
@@ -30,7 +31,7 @@ def test_a_node_lost_in_mid_run_and_never_replaced_costs_nothing(
         assert run.returncode == 0
         words = command(classifier_folder, source, out, "pool.max_actors=2")
         with driver(words, cluster.environment, before=IMPATIENT) as run:
-            while len(contents(out)) < 10 or not cluster.workers("ray::MapWorker", node=1):
+            while len(contents(out)) < 10 or not cluster.workers(CLASSIFIER, node=1):
                 assert run.poll() is None, run.communicate()[0]
                 time.sleep(0.1)
             cluster.kill(1)

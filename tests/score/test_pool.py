@@ -1,64 +1,93 @@
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from bertray.cluster import Resources
 from bertray.config import Pool
 from bertray.errors import ConfigError
-from bertray.score.pool import HELPER_CPUS, plan_pool
+from bertray.score.pool import HELPER_CPUS, PoolPlan, plan_pool
 
 
 def pool(**settings: object) -> Pool:
     return Pool.model_validate(settings)
 
 
+def planned(
+    pool: Pool,
+    *,
+    num_cpus: float,
+    num_gpus: float,
+    num_splits: int,
+    largest_node_cpus: float | None = None,
+) -> PoolPlan:
+    """On one node, or on several of which the largest is smaller than all."""
+    cluster = Resources(num_cpus, num_gpus, 1, largest_node_cpus or num_cpus)
+    return plan_pool(pool, cluster, num_splits=num_splits)
+
+
 @given(st.integers(1, 256), st.integers(1, 1000), st.none() | st.integers(1, 8))
 def test_a_default_cpu_pool_leaves_room_for_reading_and_writing(
     num_cpus: int, num_splits: int, threads: int | None
 ) -> None:
-    plan = plan_pool(
-        pool(num_threads=threads), num_cpus=num_cpus, num_gpus=0, num_splits=num_splits
-    )
+    assume(threads is None or threads <= num_cpus)
+    plan = planned(pool(num_threads=threads), num_cpus=num_cpus, num_gpus=0, num_splits=num_splits)
     assert plan.device == "cpu"
     assert 1 <= plan.min_actors <= plan.max_actors <= max(num_splits, 1)
     assert plan.max_actors * plan.num_cpus + 2 * HELPER_CPUS <= num_cpus + 1e-9
 
 
 def test_a_gpu_cluster_gets_one_actor_a_gpu() -> None:
-    plan = plan_pool(pool(), num_cpus=64, num_gpus=8, num_splits=1000)
+    plan = planned(pool(), num_cpus=64, num_gpus=8, num_splits=1000)
     assert (plan.device, plan.max_actors, plan.num_gpus) == ("cuda", 8, 1)
 
 
+@given(st.integers(1, 8), st.integers(0, 256))
+def test_a_gpu_pool_leaves_room_for_reading_and_writing_too(num_gpus: int, more_cpus: int) -> None:
+    num_cpus = num_gpus + more_cpus
+    plan = planned(pool(), num_cpus=num_cpus, num_gpus=num_gpus, num_splits=1000)
+    assert plan.max_actors == num_gpus
+    assert plan.max_actors * plan.num_cpus + 2 * HELPER_CPUS <= num_cpus + 1e-9
+
+
+def test_an_actor_that_fits_no_node_is_an_error_unless_the_size_is_given() -> None:
+    four_nodes = {"num_cpus": 32, "num_gpus": 0, "num_splits": 9, "largest_node_cpus": 8}
+    with pytest.raises(ConfigError, match=r"num_threads=16, but no node has more than 8 CPUs"):
+        planned(pool(num_threads=16), **four_nodes)
+    assert planned(pool(num_threads=16, max_actors=2), **four_nodes).num_cpus < 8
+    assert planned(pool(num_threads=8), **four_nodes).max_actors == 4
+
+
 def test_a_gpu_actor_has_a_split_to_tokenize_while_it_computes_another() -> None:
-    plan = plan_pool(pool(), num_cpus=64, num_gpus=8, num_splits=1000)
+    plan = planned(pool(), num_cpus=64, num_gpus=8, num_splits=1000)
     assert plan.calls_per_actor == 2
-    assert plan_pool(pool(), num_cpus=64, num_gpus=0, num_splits=1000).calls_per_actor == 1
+    assert planned(pool(), num_cpus=64, num_gpus=0, num_splits=1000).calls_per_actor == 1
 
 
 def test_a_fraction_of_a_gpu_shares_it() -> None:
-    plan = plan_pool(pool(num_gpus=0.5), num_cpus=64, num_gpus=2, num_splits=1000)
+    plan = planned(pool(num_gpus=0.5), num_cpus=64, num_gpus=2, num_splits=1000)
     assert (plan.device, plan.max_actors, plan.num_gpus) == ("cuda", 4, 0.5)
 
 
 def test_no_more_actors_than_splits() -> None:
-    assert plan_pool(pool(), num_cpus=64, num_gpus=8, num_splits=3).max_actors == 3
+    assert planned(pool(), num_cpus=64, num_gpus=8, num_splits=3).max_actors == 3
 
 
 def test_what_the_config_says_is_taken() -> None:
-    plan = plan_pool(pool(min_actors=2, max_actors=5), num_cpus=64, num_gpus=8, num_splits=100)
+    plan = planned(pool(min_actors=2, max_actors=5), num_cpus=64, num_gpus=8, num_splits=100)
     assert (plan.min_actors, plan.max_actors) == (2, 5)
-    assert plan_pool(pool(num_gpus=0), num_cpus=4, num_gpus=8, num_splits=9).device == "cpu"
+    assert planned(pool(num_gpus=0), num_cpus=4, num_gpus=8, num_splits=9).device == "cpu"
 
 
 def test_gpus_that_are_not_there_are_an_error_unless_the_size_is_given() -> None:
     with pytest.raises(ConfigError, match=r"pool\.num_gpus=1, but the cluster has no GPU"):
-        plan_pool(pool(num_gpus=1), num_cpus=4, num_gpus=0, num_splits=9)
-    plan = plan_pool(pool(num_gpus=1, max_actors=4), num_cpus=4, num_gpus=0, num_splits=9)
+        planned(pool(num_gpus=1), num_cpus=4, num_gpus=0, num_splits=9)
+    plan = planned(pool(num_gpus=1, max_actors=4), num_cpus=4, num_gpus=0, num_splits=9)
     assert (plan.device, plan.max_actors) == ("cuda", 4)
 
 
 def test_processes_that_read_and_write_are_few_beside_those_that_compute() -> None:
     def most(*, num_cpus: int, num_gpus: int, num_splits: int = 1000) -> int:
-        plan = plan_pool(pool(), num_cpus=num_cpus, num_gpus=num_gpus, num_splits=num_splits)
+        plan = planned(pool(), num_cpus=num_cpus, num_gpus=num_gpus, num_splits=num_splits)
         return plan.max_helpers
 
     assert most(num_cpus=2, num_gpus=0) == 1
@@ -68,11 +97,11 @@ def test_processes_that_read_and_write_are_few_beside_those_that_compute() -> No
 
 
 def test_a_queue_grows_with_what_an_actor_has_to_do_and_stays_a_small_share_of_it() -> None:
-    def queues(*, num_splits: int, num_gpus: int = 0) -> tuple[int, int]:
-        plan = plan_pool(pool(), num_cpus=8, num_gpus=num_gpus, num_splits=num_splits)
-        return plan.queue, plan.helper_queue
+    def in_flight(*, num_splits: int, num_gpus: int = 0) -> tuple[int, int]:
+        plan = planned(pool(), num_cpus=8, num_gpus=num_gpus, num_splits=num_splits)
+        return plan.splits_per_actor, plan.splits_per_helper
 
-    assert queues(num_splits=100) == (2, 3)
-    assert queues(num_splits=10_000) == (8, 8)
-    assert queues(num_splits=100, num_gpus=8) == (4, 2)  # two in hand, two waiting
-    assert queues(num_splits=10_000, num_gpus=8) == (8, 8)
+    assert in_flight(num_splits=100) == (2, 3)
+    assert in_flight(num_splits=10_000) == (8, 8)
+    assert in_flight(num_splits=100, num_gpus=8) == (4, 2)  # two in hand, two waiting
+    assert in_flight(num_splits=10_000, num_gpus=8) == (8, 8)

@@ -114,6 +114,24 @@ def test_a_block_that_lost_rows_is_never_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_shard_without_rows_gets_its_twin_and_one_that_changed_meanwhile_a_fault(
+    tmp_path: Path, write_shards: Write
+) -> None:
+    nothing = pa.table({"text": pa.array([], pa.string()), "id": pa.array([], pa.int64())})
+    root = write_shards({"empty": nothing, "later": nothing})
+    plan = plan_splits(str(root), check_schema=lambda s, w: None, max_split_rows=10)
+    write_shards({"later": pa.table({"text": ["now"], "id": [1]})})
+    reading = Reading("text", None, None, "")
+    sink = sink_into(tmp_path / "out")
+    empty, later = sink.write_empty(plan.splits, reading=reading, labels=("no", "yes"))
+    assert (empty.num_rows, empty.fault) == (0, None)
+    written = pq.read_schema(tmp_path / "out/empty.parquet")
+    assert written.names[:3] == ["text", "id", "predicted_label"]
+    assert later.fault is not None
+    assert "later.parquet changed while it was scored" in later.fault
+    assert not (tmp_path / "out/later.parquet").exists()
+
+
 def test_a_fault_becomes_a_receipt_and_no_file(
     tmp_path: Path, block: tuple[Split, pa.Table]
 ) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def do(standing: Standing, out: Path) -> None:
         predictions = Predictions(values, (OK,) * block.num_rows)
         scored = append_predictions(block, predictions, labels=("no", "yes"))
         standing.index.add(split, sink.write(scored, split))
+        standing.index.save_some()
 
 
 def finished(root: Path, out: Path) -> None:
@@ -123,6 +125,17 @@ def test_a_run_that_ended_early_leaves_an_index_of_what_it_did(
     assert len(footers) == 2  # of the fifth shard and its output
     standing.index.close()
     assert len(list((out / "_index").iterdir())) == 1
+
+
+def test_looking_writes_nothing_however_many_footers_it_read(
+    tmp_path: Path, write_shards: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = write_shards({f"part-{n}": texts(3) for n in range(5)}), tmp_path / "out"
+    finished(root, out)
+    shutil.rmtree(out / "_index")
+    monkeypatch.setattr("bertray.score.index.SEGMENT_ENTRIES", 2)
+    assert not look(root, out).pending
+    assert not (out / "_index").exists()
 
 
 def test_a_changed_shard_is_scored_again_and_its_output_is_called_stale(

@@ -255,13 +255,13 @@ def test_a_base_that_changed_since_the_driver_saw_it_is_refused(classifier_folde
 def test_workers_always_fit_the_cluster(
     scaling: dict[str, Any], cpus: int, gpus: int, per_worker: dict[str, float]
 ) -> None:
-    plan = plan_scaling(Scaling(**scaling), Resources(cpus, gpus, 1))
+    plan = plan_scaling(Scaling(**scaling), Resources(cpus, gpus, 1, cpus))
     assert plan.resources_per_worker == per_worker
     assert plan.use_gpu == (gpus >= scaling["num_workers"])
 
 
 def test_gpus_that_are_not_there_are_an_error_and_may_be_declined() -> None:
     with pytest.raises(ConfigError, match=r"scaling\.use_gpu=true") as caught:
-        plan_scaling(Scaling(num_workers=2, use_gpu=True), Resources(8, 1, 1))
+        plan_scaling(Scaling(num_workers=2, use_gpu=True), Resources(8, 1, 1, 8))
     assert isinstance(caught.value, BertrayError)
-    assert not plan_scaling(Scaling(use_gpu=False), Resources(8, 1, 1)).use_gpu
+    assert not plan_scaling(Scaling(use_gpu=False), Resources(8, 1, 1, 8)).use_gpu
