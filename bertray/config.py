@@ -91,6 +91,16 @@ class Training(Section):
         description="Forward and backward passes that a worker's rows of a step are cut into: less "
         "memory, the same steps.",
     )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Number type of the matrix products; weights and optimizer stay in float32. "
+        "`auto`: bfloat16 on GPUs that have it, else float32.",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Keep no activations within layers, compute them again: less memory, a third "
+        "more time.",
+    )
     freeze_layers: Annotated[int, Field(ge=0)] | None = Field(
         None,
         description="The embeddings and this many layers above them keep their weights. Default: "

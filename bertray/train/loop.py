@@ -27,6 +27,7 @@ from bertray.train.layers import freeze
 from bertray.train.loss import Loss
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import num_steps_per_epoch, plan_epoch
+from bertray.train.precision import Precision
 from bertray.train.steps import NonFiniteLossError, Step, predict, seed_epoch, train_steps
 
 STATE = "training_state.pt"
@@ -115,12 +116,18 @@ def _train(job: WorkerJob) -> None:
         )
         if training.freeze_layers is not None:
             freeze(bare, num_layers=training.freeze_layers)
+        if training.gradient_checkpointing:
+            # The other way of torch to do it breaks DDP.
+            bare.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
+                {"use_reentrant": False}
+            )
         model = ray.train.torch.prepare_model(
             bare, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
         )
         optimizer = make_optimizer(bare, optim)
         schedule = make_schedule(optimizer, optim, num_steps=num_steps)
-        history = load_state(Path(folder), optimizer, schedule) if folder else []
+        precision = Precision(training.precision, ray.train.torch.get_device())
+        history = load_state(Path(folder), optimizer, schedule, precision) if folder else []
 
     for epoch in range(len(history), training.num_epochs):
         if is_stuck(history, training):  # every rank has the same metrics
@@ -145,6 +152,7 @@ def _train(job: WorkerJob) -> None:
             pad_token_id=job.base.pad_token_id,
             rank=rank,
             world_size=world_size,
+            precision=precision,
             loss=job.loss,
             accumulation_steps=training.accumulation_steps,
             pieces=job.pieces,
@@ -154,6 +162,7 @@ def _train(job: WorkerJob) -> None:
         probabilities = predict(
             model,
             validation.encoded,
+            precision=precision,
             num_labels=len(job.labels),
             max_tokens=training.per_device_batch_size * job.base.max_length,
             pad_token_id=job.base.pad_token_id,
@@ -172,7 +181,7 @@ def _train(job: WorkerJob) -> None:
             )
         )
         if rank == 0:
-            _report(history, bare, optimizer, schedule)
+            _report(history, bare, optimizer, schedule, precision)
             job.events.put(history[-1])
         else:
             ray.train.report({})
@@ -193,11 +202,12 @@ def _report(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     schedule: LRScheduler,
+    precision: Precision,
 ) -> None:
     """Hand Ray Train a checkpoint of the epoch; the metrics it is kept by stand at the top."""
     metrics = {**history[-1].metrics, "history": [asdict(epoch) for epoch in history]}
     with tempfile.TemporaryDirectory() as folder:
-        save_state(Path(folder), history, model, optimizer, schedule)
+        save_state(Path(folder), history, model, optimizer, schedule, precision=precision)
         # Named by the epoch, so that an attempt cut off before leaves nothing of its own behind.
         ray.train.report(
             metrics,
@@ -212,6 +222,8 @@ def save_state(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     schedule: LRScheduler,
+    *,
+    precision: Precision,
 ) -> None:
     """Write the model as Hugging Face does, and beside it what else a resumed training needs."""
     with quiet():
@@ -220,17 +232,22 @@ def save_state(
         "history": [asdict(epoch) for epoch in history],
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
+        "precision": precision.state_dict(),
     }
     torch.save(state, folder / STATE)
 
 
 def load_state(
-    folder: Path, optimizer: torch.optim.Optimizer, schedule: LRScheduler
+    folder: Path,
+    optimizer: torch.optim.Optimizer,
+    schedule: LRScheduler,
+    precision: Precision,
 ) -> list[Epoch]:
-    """Put optimizer and schedule back where `save_state` found them; gives the epochs done."""
+    """Put all but the model back to where `save_state` found it; gives the epochs done."""
     state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
+    precision.load_state_dict(state["precision"])
     return [Epoch(**epoch) for epoch in state["history"]]
 
 

@@ -20,6 +20,7 @@ from bertray.train.examples import Examples
 from bertray.train.labels import Piece, locate
 from bertray.train.loss import CROSS_ENTROPY, Loss
 from bertray.train.plan import deal
+from bertray.train.precision import Precision
 
 ROWS_NAMED = 8  # in a message; a batch may have hundreds
 
@@ -64,6 +65,7 @@ def train_steps(
     pad_token_id: int,
     rank: int,
     world_size: int,
+    precision: Precision,
     loss: Loss = CROSS_ENTROPY,
     accumulation_steps: int = 1,
     pieces: Sequence[Piece] = (),
@@ -93,12 +95,15 @@ def train_steps(
             inputs = collate(examples.encoded, some, pad_token_id=pad_token_id, device=device)
             label_ids_B = torch.from_numpy(examples.label_ids[some]).to(device)
             with nullcontext() if some is passes[-1] else _alone(model):
-                found = weight * loss.of_rows(model(**inputs).logits, label_ids_B)
-                torch.autograd.backward(found * (world_size / num_rows))
+                with precision.autocast():
+                    logits_BC = model(**inputs).logits
+                found = weight * loss.of_rows(logits_BC, label_ids_B)
+                torch.autograd.backward(precision.scale(found * (world_size / num_rows)))
             total += found.detach()
+        precision.unscale(optimizer)
         grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
         losses = _of_all_ranks(total, world_size=world_size)
-        if not np.isfinite([*losses, grad_norm]).all():
+        if not np.isfinite(losses if precision.may_overflow else [*losses, grad_norm]).all():
             guilty = [
                 share for share, value in zip(shares, losses, strict=True) if not np.isfinite(value)
             ]
@@ -109,7 +114,7 @@ def train_steps(
                 "Lower optim.learning_rate, or raise optim.warmup_ratio"
             )
         learning_rate = float(schedule.get_last_lr()[0])
-        optimizer.step()
+        precision.step(optimizer)
         schedule.step()
         yield Step(
             step=number,
@@ -127,6 +132,7 @@ def predict(
     model: nn.Module,
     encoded: Encoded,
     *,
+    precision: Precision,
     num_labels: int,
     max_tokens: int,
     pad_token_id: int,
@@ -138,6 +144,7 @@ def predict(
     Args:
         model: with or without its DDP wrapping.
         encoded: the rows.
+        precision: of the forward pass.
         num_labels: C.
         max_tokens: rows x longest row of one forward pass.
         pad_token_id: fills shorter rows.
@@ -157,7 +164,9 @@ def predict(
     batches = plan_batches(encoded.lengths, max_tokens=max_tokens)
     for rows in batches[rank::world_size]:
         inputs = collate(encoded, rows, pad_token_id=pad_token_id, device=device)
-        logits_NC[torch.from_numpy(rows).to(device)] = bare(**inputs).logits.float()
+        with precision.autocast():
+            logits_BC = bare(**inputs).logits
+        logits_NC[torch.from_numpy(rows).to(device)] = logits_BC.float()
     if world_size > 1:
         dist.all_reduce(logits_NC)  # each row is zero on all ranks but one, so the sum is exact
     if not logits_NC.isfinite().all():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 from bertray.cluster import Resources
 from bertray.config import Scaling, TrainConfig, TrainModel, load_config
@@ -16,6 +17,7 @@ from bertray.train import lineage as folder
 from bertray.train.base import load_base, open_base
 from bertray.train.loop import Epoch, save_state
 from bertray.train.optim import make_optimizer, make_schedule
+from bertray.train.precision import Precision
 from bertray.train.run import Job, TrainSummary, plan_scaling, prepare, train, write_bundle
 
 Write = Callable[..., Path]
@@ -59,7 +61,8 @@ def finish(config: TrainConfig, tmp_path: Path) -> Job:
     for path in (weights, made):
         path.mkdir(exist_ok=True)
     schedule = make_schedule(optimizer, config.optim, num_steps=1)
-    save_state(weights, [], model, optimizer, schedule)
+    precision = Precision("auto", torch.device("cpu"))
+    save_state(weights, [], model, optimizer, schedule, precision=precision)
     summary = TrainSummary(
         epochs=(Epoch(1, 0.7, METRICS, 18, 72, 2.0),),
         best_epoch=1,

@@ -19,6 +19,7 @@ from bertray.train.loop import load_checkpoint, load_state, save_state
 from bertray.train.loss import CROSS_ENTROPY, Loss
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import plan_epoch
+from bertray.train.precision import Precision
 from bertray.train.steps import NonFiniteLossError, Step, predict, seed_epoch, train_steps
 
 LABELS = ("no", "yes")
@@ -33,6 +34,7 @@ class Trainer:
     def __init__(self, base: Base, examples: Examples, *, rank: int = 0, world_size: int = 1):
         self.rank, self.world_size, self.examples = rank, world_size, examples
         self.loss, self.accumulation_steps = CROSS_ENTROPY, 1
+        self.precision = Precision("auto", torch.device("cpu"))
         self.bare = load_base(base, labels=LABELS, seed=5)
         self.model: Any = self.bare
         self.num_steps = EPOCHS * -(-len(examples) // GLOBAL_BATCH)
@@ -57,6 +59,7 @@ class Trainer:
             pad_token_id=0,
             rank=self.rank,
             world_size=self.world_size,
+            precision=self.precision,
             loss=self.loss,
             accumulation_steps=self.accumulation_steps,
         )
@@ -66,6 +69,7 @@ class Trainer:
         return predict(
             self.model,
             self.examples.encoded,
+            precision=self.precision,
             num_labels=2,
             max_tokens=64,
             pad_token_id=0,
@@ -144,6 +148,49 @@ def test_accumulated_passes_take_the_steps_of_whole_batches(
         np.testing.assert_allclose(losses, others, rtol=0, atol=1e-5)
 
 
+def test_lower_precision_learns_and_keeps_its_weights_in_float32(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    exact, lower = (without_dropout(Trainer(base, make_examples(NUM_ROWS))) for _ in range(2))
+    lower.precision = Precision("bfloat16", torch.device("cpu"))
+    losses = [[step.loss for step in one.epoch(0)] for one in (exact, lower)]
+    np.testing.assert_allclose(*losses, rtol=0.03)
+    assert losses[0] != losses[1]
+    assert {value.dtype for value in lower.bare.parameters()} == {torch.float32}
+    np.testing.assert_allclose(exact.predict(), lower.predict(), atol=0.08)
+
+
+def test_gradients_that_overflow_float16_take_no_step_and_lower_the_scale(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    trainer = without_dropout(Trainer(base, make_examples(GLOBAL_BATCH)))
+    trainer.num_steps = 120
+    trainer.start(Optim())
+    trainer.precision = Precision("float16", torch.device("cpu"))
+    trainer.precision.load_state_dict({**trainer.precision.state_dict(), "scale": 2.0**30})
+    weight = trainer.bare.classifier.weight
+    before = weight.detach().clone()
+    (step,) = trainer.epoch(0)
+    assert np.isfinite(step.loss)
+    assert not np.isfinite(step.grad_norm)
+    assert torch.equal(weight, before)
+    assert trainer.precision.state_dict()["scale"] == 2.0**29
+    for number in range(25):
+        (step,) = trainer.epoch(number)
+    assert np.isfinite(step.grad_norm)
+    assert not torch.equal(weight, before)
+
+
+def test_activations_that_are_computed_again_give_the_same_steps(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    examples = make_examples(NUM_ROWS)
+    kept, again = (Trainer(base, examples) for _ in range(2))
+    again.bare.gradient_checkpointing_enable({"use_reentrant": False})
+    losses = [[step.loss for step in one.epoch(0)] for one in (kept, again)]
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-5)
+
+
 def test_every_step_says_what_it_did(base: Base, make_examples: Callable[..., Examples]) -> None:
     examples = make_examples(NUM_ROWS)
     trainer = Trainer(base, examples)
@@ -197,6 +244,7 @@ def test_predictions_do_not_depend_on_the_batches(
     one_by_one = predict(
         trainer.model,
         trainer.examples.encoded,
+        precision=trainer.precision,
         num_labels=2,
         max_tokens=20,
         pad_token_id=0,
@@ -216,9 +264,9 @@ def test_resumed_training_is_uninterrupted_training(
 
     first = Trainer(base, examples)
     first.epoch(0)
-    save_state(tmp_path, [], first.bare, first.optimizer, first.schedule)
+    save_state(tmp_path, [], first.bare, first.optimizer, first.schedule, precision=first.precision)
     second = Trainer(base, examples)
     second.model = second.bare = load_checkpoint(tmp_path)
     second.start(Optim(learning_rate=1e-3))
-    assert load_state(tmp_path, second.optimizer, second.schedule) == []
+    assert load_state(tmp_path, second.optimizer, second.schedule, second.precision) == []
     assert [second.epoch(number) for number in range(1, EPOCHS)] == expected
