@@ -1,5 +1,6 @@
 """What Ray Train runs on each worker: epochs of steps, validation, a checkpoint after each."""
 
+import json
 import logging
 import tempfile
 import time
@@ -31,6 +32,7 @@ from bertray.train.precision import Precision
 from bertray.train.steps import NonFiniteLossError, Step, predict, seed_epoch, train_steps
 
 STATE = "training_state.pt"
+STEPS = "steps.jsonl"
 SECONDS_BETWEEN_EVENTS = 0.5
 
 
@@ -128,6 +130,7 @@ def _train(job: WorkerJob) -> None:
         schedule = make_schedule(optimizer, optim, num_steps=num_steps)
         precision = Precision(training.precision, ray.train.torch.get_device())
         history = load_state(Path(folder), optimizer, schedule, precision) if folder else []
+        log = read_steps((Path(folder) / STEPS).read_text()) if folder else []
 
     for epoch in range(len(history), training.num_epochs):
         if is_stuck(history, training):  # every rank has the same metrics
@@ -158,6 +161,7 @@ def _train(job: WorkerJob) -> None:
             pieces=job.pieces,
         )
         taken = list(_announced(steps, job.events) if rank == 0 else steps)
+        log += taken
         seconds = time.perf_counter() - start
         probabilities = predict(
             model,
@@ -181,7 +185,7 @@ def _train(job: WorkerJob) -> None:
             )
         )
         if rank == 0:
-            _report(history, bare, optimizer, schedule, precision)
+            _report(history, log, bare, optimizer, schedule, precision=precision)
             job.events.put(history[-1])
         else:
             ray.train.report({})
@@ -199,15 +203,18 @@ def is_stuck(history: Sequence[Epoch], training: Training) -> bool:
 
 def _report(
     history: list[Epoch],
+    log: list[Step],
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     schedule: LRScheduler,
+    *,
     precision: Precision,
 ) -> None:
     """Hand Ray Train a checkpoint of the epoch; the metrics it is kept by stand at the top."""
     metrics = {**history[-1].metrics, "history": [asdict(epoch) for epoch in history]}
     with tempfile.TemporaryDirectory() as folder:
         save_state(Path(folder), history, model, optimizer, schedule, precision=precision)
+        (Path(folder) / STEPS).write_text(write_steps(log), encoding="utf-8")
         # Named by the epoch, so that an attempt cut off before leaves nothing of its own behind.
         ray.train.report(
             metrics,
@@ -249,6 +256,16 @@ def load_state(
     schedule.load_state_dict(state["schedule"])
     precision.load_state_dict(state["precision"])
     return [Epoch(**epoch) for epoch in state["history"]]
+
+
+def write_steps(steps: Sequence[Step]) -> str:
+    """A line of JSON for each."""
+    return "".join(json.dumps(asdict(step)) + "\n" for step in steps)
+
+
+def read_steps(text: str) -> list[Step]:
+    """Undo `write_steps`."""
+    return [Step(**json.loads(line)) for line in text.splitlines()]
 
 
 def _announced(steps: Iterator[Step], events: Queue) -> Iterator[Step]:

@@ -11,7 +11,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -41,7 +41,9 @@ from bertray.errors import BertrayError, ConfigError, DataError
 from bertray.evaluate.metrics import HIGHER_IS_BETTER
 from bertray.model.bundle import Manifest, load_tokenizer, package_versions, save_bundle
 from bertray.train import lineage as folder
+from bertray.train import loop
 from bertray.train.base import Base, folder_of, load_base, load_checkpoint, open_base
+from bertray.train.curves import draw_curves
 from bertray.train.data import encode
 from bertray.train.labels import Labelled, list_shards, read_labels
 from bertray.train.layers import freeze
@@ -53,6 +55,7 @@ from bertray.train.steps import Step
 __all__ = ["Epoch", "Event", "Start", "Step", "TrainSummary", "train"]
 
 CONFIG, SUMMARY = "_config.yaml", "_training.json"
+STEPS, CURVES = "_steps.jsonl", "_curves.png"
 MAX_FAILURES = 3  # times that a lost worker sends all of them back to the last epoch
 CPU_SHARE = 0.8  # of the cluster that workers reserve on CPU; the rest is for Ray's own tasks
 
@@ -188,6 +191,7 @@ def train(
     )
     with checkpoint.as_directory() as weights, tempfile.TemporaryDirectory() as made:
         write_bundle(Path(made), weights=Path(weights), job=job, summary=summary)
+        write_course(Path(made), steps_of(result), summary, metric=config.training.metric)
         folder.publish(Path(made), config.output.path)
     return summary
 
@@ -326,6 +330,19 @@ def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) 
     )
     (made / CONFIG).write_text(dump_config(job.config), encoding="utf-8")
     (made / SUMMARY).write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+
+
+def steps_of(result: Result) -> list[Step]:
+    """The optimizer steps of the whole training; the latest checkpoint knows them all."""
+    latest: Any = result.checkpoint
+    with latest.filesystem.open_input_stream(f"{latest.path}/{loop.STEPS}") as file:
+        return loop.read_steps(file.read().decode())
+
+
+def write_course(made: Path, steps: Sequence[Step], summary: TrainSummary, *, metric: str) -> None:
+    """Put each step as a line of JSON, and the curves, beside the model."""
+    (made / STEPS).write_text(loop.write_steps(steps), encoding="utf-8")
+    draw_curves(made / CURVES, steps, summary.epochs, metric=metric, best_epoch=summary.best_epoch)
 
 
 def read_summary(output: str) -> TrainSummary:

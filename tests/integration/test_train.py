@@ -117,6 +117,8 @@ def test_the_bundle_is_a_plain_hugging_face_folder(
     assert np.mean(right) > 0.65  # they are the weights that were trained
     assert sorted(path.name for path in (root / "two").iterdir()) == [
         "_config.yaml",
+        "_curves.png",
+        "_steps.jsonl",
         "_training.json",
         "bertray.json",
         "config.json",
@@ -126,6 +128,18 @@ def test_the_bundle_is_a_plain_hugging_face_folder(
     ]
     bundle = open_bundle(str(root / "two"))
     assert (bundle.labels, bundle.task, bundle.max_length) == (("neg", "pos"), "single_label", 64)
+
+
+def test_the_bundle_tells_of_each_step_and_shows_its_course(
+    root: Path, trained: tuple[TrainSummary, list[Event]]
+) -> None:
+    summary, events = trained
+    lines = (root / "two/_steps.jsonl").read_text().splitlines()
+    steps = [Step(**json.loads(line)) for line in lines]
+    assert [step.step for step in steps] == list(range(1, steps[-1].num_steps + 1))
+    assert sum(step.num_rows for step in steps) == sum(one.num_rows for one in summary.epochs)
+    assert {event.step for event in events if isinstance(event, Step)} <= {s.step for s in steps}
+    assert (root / "two/_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_command_again_does_no_work(

@@ -1,0 +1,73 @@
+"""The course of a training as a picture: losses, the metric, the learning rate."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bertray.evaluate.metrics import HIGHER_IS_BETTER
+from bertray.train.loop import Epoch
+from bertray.train.steps import Step
+
+INCHES = (9.0, 7.0)
+SMOOTHED_SHARE = 0.02  # of the steps: the window of the running mean
+
+
+def draw_curves(
+    path: Path, steps: Sequence[Step], epochs: Sequence[Epoch], *, metric: str, best_epoch: int
+) -> None:
+    """Write a PNG: what training and validation found, over the optimizer steps.
+
+    Args:
+        path: of the picture.
+        steps: of all epochs, in order.
+        epochs: in order; each ends where its steps do.
+        metric: that picked the epoch whose weights were kept.
+        best_epoch: that one, counted from 1.
+    """
+    figure = Figure(figsize=INCHES, layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
+    numbers = [step.step for step in steps]
+    ends = _last_steps(steps, epochs)
+    losses = [step.loss for step in steps]
+    top.plot(numbers, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
+    top.plot(numbers, _running_mean(losses), color="tab:blue", label="training")
+    validation = [epoch.metrics["loss"] for epoch in epochs]
+    top.plot(ends, validation, color="tab:orange", marker="o", label="validation")
+    top.set_ylabel("loss")
+    top.legend()
+    for name in sorted({"accuracy", "macro_f1", metric} - {"loss"}):
+        middle.plot(ends, [epoch.metrics[name] for epoch in epochs], marker="o", label=name)
+    middle.set_ylabel("validation")
+    middle.legend()
+    bottom.plot(numbers, [step.learning_rate for step in steps], color="tab:gray")
+    bottom.set_ylabel("learning rate")
+    bottom.set_xlabel("optimizer step")
+    better = "highest" if HIGHER_IS_BETTER[metric] else "lowest"
+    top.set_title(f"weights kept: epoch {best_epoch}, the {better} {metric}", fontsize="medium")
+    for axes in (top, middle, bottom):
+        _finish(axes, kept=ends[best_epoch - 1])
+    figure.savefig(path, dpi=120)
+
+
+def _last_steps(steps: Sequence[Step], epochs: Sequence[Epoch]) -> list[int]:
+    """The step that each epoch ended with: all take equally many."""
+    return [steps[-1].step * epoch.epoch // len(epochs) for epoch in epochs]
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """Exponentially weighted, without the bias of its beginning."""
+    decay = 1 - 1 / max(SMOOTHED_SHARE * len(values), 1)
+    mean, weight, means = 0.0, 0.0, []
+    for value in values:
+        mean = decay * mean + (1 - decay) * value
+        weight = decay * weight + (1 - decay)
+        means.append(mean / weight)
+    return means
+
+
+def _finish(axes: Axes, *, kept: int) -> None:
+    axes.axvline(kept, color="tab:green", linewidth=0.8, linestyle="--")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

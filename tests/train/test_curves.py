@@ -1,0 +1,50 @@
+"""The picture of a training, from one step to many."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bertray.train.curves import _last_steps, _running_mean, draw_curves
+from bertray.train.loop import Epoch, read_steps, write_steps
+from bertray.train.steps import Step
+
+
+def course(num_epochs: int, steps_each: int) -> tuple[list[Step], list[Epoch]]:
+    num_steps = num_epochs * steps_each
+    steps = [
+        Step(number, num_steps, 1 / number, 1e-5 * number, 1.0, 32, 700)
+        for number in range(1, num_steps + 1)
+    ]
+    metrics = {"accuracy": 0.8, "macro_f1": 0.7, "loss": 0.5}
+    return steps, [Epoch(number + 1, 0.4, metrics, 32, 700, 1.0) for number in range(num_epochs)]
+
+
+@pytest.mark.parametrize(("num_epochs", "steps_each"), [(1, 1), (3, 300)])
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_any_course_can_be_drawn(
+    tmp_path: Path, num_epochs: int, steps_each: int, metric: str
+) -> None:
+    steps, epochs = course(num_epochs, steps_each)
+    draw_curves(tmp_path / "curves.png", steps, epochs, metric=metric, best_epoch=1)
+    with Image.open(tmp_path / "curves.png") as picture:
+        colours = picture.convert("RGB").getcolors(1 << 24)
+        assert picture.width > 1000
+    assert len(colours) > 10  # not blank
+
+
+def test_each_epoch_stands_where_its_steps_end() -> None:
+    assert _last_steps(*course(3, 300)) == [300, 600, 900]
+
+
+def test_the_running_mean_of_equal_values_is_that_value() -> None:
+    assert _running_mean([2.0] * 100) == pytest.approx([2.0] * 100)
+    assert _running_mean([5.0]) == [5.0]
+    falling = _running_mean([1.0] * 100 + [0.0] * 100)
+    assert falling[99] == pytest.approx(1)
+    assert 0 < falling[110] < falling[101] < 1
+
+
+def test_steps_are_read_back_as_they_were() -> None:
+    steps, _ = course(2, 3)
+    assert read_steps(write_steps(steps)) == steps
