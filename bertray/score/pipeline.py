@@ -83,7 +83,7 @@ def classified(
 def written(scored: Dataset, sink: ShardSink, pool: PoolPlan) -> Dataset:
     """Receipts, one a block, once its file stands in the output folder."""
     receipts: Dataset = scored.map_batches(
-        ShardSink,
+        type(sink),
         fn_constructor_kwargs=vars(sink),
         batch_size=None,
         batch_format="pyarrow",
