@@ -32,6 +32,7 @@ from bertray.score.commits import SPLIT_ID, Receipt
 from bertray.score.plan import Split
 from bertray.score.sink import ShardSink
 from bertray.score.source import read_split
+from bertray.score.summary import Summary
 
 CHANGES = ("Put", "Delete", "Create", "Upload", "Complete", "Copy")  # how S3 names what writes
 
@@ -66,7 +67,7 @@ def main(model: str, source: str, folder: str) -> None:
     sys.stdout.write(json.dumps(told) + "\n")
 
 
-def without_cluster(job: run.Job, splits: Sequence[Split]) -> Iterator[Receipt]:
+def without_cluster(job: run.Job, splits: Sequence[Split], summary: Summary) -> Iterator[Receipt]:
     """What the cluster does, with predictions that follow from the text's length alone."""
     sink = ShardSink(
         output=storage.absolute(job.config.output.path),
