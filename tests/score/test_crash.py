@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 HARNESS = Path(__file__).with_name("crash_steps.py")
 Write = Callable[..., Path]
@@ -32,6 +33,7 @@ def test_a_kill_at_any_step_of_a_run_costs_no_row_and_a_rerun_ends_like_a_clean_
     assert told["deaths"] > 4 * told["files"]
 
 
+@pytest.mark.timeout(900)  # each death is a process of its own, and a rerun, through a server
 def test_a_kill_before_or_after_any_request_that_changes_s3_costs_no_row_either(
     s3: str, classifier_folder: Path, write_shards: Write
 ) -> None:
