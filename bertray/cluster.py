@@ -1,5 +1,6 @@
 """The Ray cluster a job runs on: reach it, and ask it what it has."""
 
+import gc
 import logging
 import os
 import socket
@@ -189,17 +190,27 @@ def unwrapped(items: Iterator[T]) -> Iterator[T]:
     """
     try:
         yield from items
+        return
     except Exception as error:
-        cause = _own_error(error)
-        if cause is not None:
-            raise cause from error
-        from ray.data.exceptions import ExecutionTimeoutError  # here it has been imported anyway
+        ours = _own_error(error) or _lost(error)
+        if ours is None:
+            raise
+        logger.debug("Ray said", exc_info=True)
+    # The pipeline's actors hang in a circle with Ray's exception and would keep their CPUs. It is
+    # let go here, and is no cause of ours.
+    gc.collect()
+    raise ours.with_traceback(None)
 
-        lost = isinstance(error, RayError) and not isinstance(error, RayTaskError)
-        if lost or isinstance(error, ExecutionTimeoutError):
-            first = str(error).strip().splitlines()[:1]
-            raise ClusterError(f"{type(error).__name__}: {' '.join(first)}") from error
-        raise
+
+def _lost(error: Exception) -> ClusterError | None:
+    """What to say of an error of Ray's own; None if it is of the code that Ray ran."""
+    from ray.data.exceptions import ExecutionTimeoutError  # here it has been imported anyway
+
+    lost = isinstance(error, RayError) and not isinstance(error, RayTaskError)
+    if not lost and not isinstance(error, ExecutionTimeoutError):
+        return None
+    first = str(error).strip().splitlines()[:1]
+    return ClusterError(f"{type(error).__name__}: {' '.join(first)}")
 
 
 def _own_error(error: BaseException | None) -> BertrayError | None:
