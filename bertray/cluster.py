@@ -1,6 +1,5 @@
 """The Ray cluster a job runs on: reach it, and ask it what it has."""
 
-import gc
 import logging
 import os
 import socket
@@ -118,8 +117,8 @@ def _silent_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-class NodeWatch:
-    """Ends a Ray Data pipeline that a lost node holds up for good.
+class PipelineGuard:
+    """Ends a Ray Data pipeline that a lost node holds up for good, and one that failed at once.
 
     Ray starts an actor of a lost node again as soon as there is room for it. If there is none, all
     actors that are left come to wait for it: Ray notices after `HANG_S`.
@@ -137,7 +136,17 @@ class NodeWatch:
         self._held_up_since: float | None = None
 
     def before_execution_starts(self, executor: Any) -> None:
-        """Ray asks for this method."""
+        """See to it that a pipeline that fails lets go of its actors.
+
+        Ray lets them finish what they have in hand, which may take an hour, and some live on for as
+        long as anything refers to the exception: whatever runs next waits for their CPUs.
+        """
+        shutdown = executor.shutdown
+
+        def at_once(force: bool, exception: Exception | None = None) -> None:
+            shutdown(force=force or exception is not None, exception=exception)
+
+        executor.shutdown = at_once
 
     def on_execution_step(self, executor: Any) -> None:
         """Look from time to time.
@@ -190,16 +199,11 @@ def unwrapped(items: Iterator[T]) -> Iterator[T]:
     """
     try:
         yield from items
-        return
     except Exception as error:
         ours = _own_error(error) or _lost(error)
         if ours is None:
             raise
-        logger.debug("Ray said", exc_info=True)
-    # The pipeline's actors hang in a circle with Ray's exception and would keep their CPUs. It is
-    # let go here, and is no cause of ours.
-    gc.collect()
-    raise ours.with_traceback(None)
+        raise ours from error
 
 
 def _lost(error: Exception) -> ClusterError | None:

@@ -17,7 +17,7 @@ class Pipeline:
         self.now, self.num_nodes = 0.0, 2
         monkeypatch.setattr(cluster, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(cluster, "_live_nodes", lambda: [{}] * self.num_nodes)
-        self.watch = cluster.NodeWatch(num_nodes=2)
+        self.watch = cluster.PipelineGuard(num_nodes=2)
         self.waits = SimpleNamespace(num_tasks_in_flight=1, is_restarting=True)
         self.works = SimpleNamespace(num_tasks_in_flight=1, is_restarting=False)
         self.rests = SimpleNamespace(num_tasks_in_flight=0, is_restarting=False)

@@ -111,7 +111,7 @@ def predict(
         num_splits=len(splits),
     )
     engine = engine_settings(bundle, config.model, device=pool.device)
-    watch = cluster.NodeWatch(resources.num_nodes)
+    watch = cluster.PipelineGuard(resources.num_nodes)
     dataset = classified(
         splits,
         bundle=bundle,

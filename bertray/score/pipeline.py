@@ -8,7 +8,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from bertray import cluster
-from bertray.cluster import NodeWatch
+from bertray.cluster import PipelineGuard
 from bertray.config import InferenceModel
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle
@@ -43,7 +43,7 @@ def classified(
     reading: Reading,
     pool: PoolPlan,
     attempts: Attempts,
-    watch: NodeWatch,
+    watch: PipelineGuard,
 ) -> Dataset:
     """Blocks with predictions, one a split. A split that fails is a block that says why."""
     settings = ClassifierSettings(
@@ -112,7 +112,7 @@ def _blocks(dataset: Dataset) -> Iterator[pa.Table]:
         yield from ray.get([entry.ref for entry in bundle.blocks])
 
 
-def _context(watch: NodeWatch) -> DataContext:
+def _context(watch: PipelineGuard) -> DataContext:
     """How Ray Data is to run our pipelines; the process's own settings are left as they are."""
     context = DataContext.get_current().copy()
     context.target_max_block_size = None  # a split stays one block from read to write

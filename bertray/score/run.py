@@ -180,7 +180,7 @@ def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Rece
     if engine.dtype == "int8":
         exact = engine_settings(job.bundle, job.config.model, device=engine.device, dtype="float32")
         report_agreement(filled, bundle=job.bundle, exact=exact, reading=job.reading)
-    attempts, watch = Attempts.start(), cluster.NodeWatch(resources.num_nodes)
+    attempts, watch = Attempts.start(), cluster.PipelineGuard(resources.num_nodes)
     scored = classified(
         filled,
         bundle=job.bundle,
