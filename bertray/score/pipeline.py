@@ -136,4 +136,5 @@ def _helpers(pool: PoolPlan) -> ActorPoolStrategy:
         min_size=1,
         max_size=pool.max_helpers,
         max_tasks_in_flight_per_actor=pool.splits_per_helper,
+        enable_true_multi_threading=True,  # one call at a time all the same, but no thread for it
     )
