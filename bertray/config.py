@@ -41,6 +41,36 @@ class TrainModel(Section):
     )
 
 
+class TrainText(Section):
+    """Texts longer than `model.max_length`; the bundle remembers it."""
+
+    long: Literal["truncate", "head_tail", "window"] = Field(
+        "truncate",
+        description="Of a text longer than `model.max_length` read the first tokens (`truncate`), "
+        "a quarter from its beginning and the rest from its end (`head_tail`), or all in windows "
+        "that overlap, whose logits are made one row's (`window`). Pairs can but be truncated.",
+    )
+    stride: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Tokens that neighbouring windows share. Default: a quarter of "
+        "`model.max_length`.",
+    )
+    max_windows: Count = Field(
+        16, description="Windows of a row at most; what lies behind them is not read."
+    )
+    aggregate: Literal["mean", "max"] = Field(
+        "mean", description="What makes one row's logits of its windows', before the loss too."
+    )
+
+    @model_validator(mode="after")
+    def _heeded(self) -> "TrainText":
+        others = self.model_dump(exclude={"long"})
+        changed = [key for key in others if others[key] != type(self).model_fields[key].default]
+        if changed and self.long != "window":
+            raise ValueError(f"text.{changed[0]} is for text.long=window, not {self.long}")
+        return self
+
+
 class TrainData(Section):
     """Labelled Parquet."""
 
@@ -179,6 +209,31 @@ class InferenceModel(Section):
     )
 
 
+class InferenceText(Section):
+    """Texts longer than `model.max_length`; each key that is not given is as trained."""
+
+    long: Literal["truncate", "head_tail", "window"] | None = Field(
+        None,
+        description="What is read of a text longer than `model.max_length`, as in training. "
+        "Default: as trained, else `truncate`.",
+    )
+    stride: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Tokens that neighbouring windows share. Default: as trained, else a quarter "
+        "of `model.max_length`.",
+    )
+    max_windows: Count | None = Field(
+        None,
+        description="Windows of a row at most; what lies behind them is not read. Default: as "
+        "trained, else 16.",
+    )
+    aggregate: Literal["mean", "max", "first"] | None = Field(
+        None,
+        description="What makes one row's logits of its windows'; `first` reads one window alone. "
+        "Default: as trained, else `mean`.",
+    )
+
+
 class Input(Section):
     """The shards to score."""
 
@@ -278,17 +333,28 @@ class TrainConfig(Section):
     """`bertray train`: fine-tune an encoder, write a bundle."""
 
     model: TrainModel
+    text: TrainText = TrainText()  # type: ignore[call-arg]
     data: TrainData
     optim: Optim = Optim()  # type: ignore[call-arg]
     training: Training = Training()  # type: ignore[call-arg]
     scaling: Scaling = Scaling()  # type: ignore[call-arg]
     output: BundleOutput
 
+    @model_validator(mode="after")
+    def _single_texts(self) -> "TrainConfig":
+        if self.data.text_pair is not None and self.text.long != "truncate":
+            raise ValueError(
+                f"text.long={self.text.long} takes single texts, and "
+                f"data.text_pair={self.data.text_pair} is given; leave one of them out"
+            )
+        return self
+
 
 class EvaluateConfig(Section):
     """`bertray evaluate`: measure a model on labelled rows."""
 
     model: InferenceModel
+    text: InferenceText = InferenceText()  # type: ignore[call-arg]
     data: EvaluateData
     pool: Pool = Pool()  # type: ignore[call-arg]
     output: ReportOutput
@@ -298,6 +364,7 @@ class ScoreConfig(Section):
     """`bertray score`: label every row of every shard."""
 
     model: InferenceModel
+    text: InferenceText = InferenceText()  # type: ignore[call-arg]
     input: Input
     pool: Pool = Pool()  # type: ignore[call-arg]
     output: ScoredOutput

@@ -90,7 +90,8 @@ def _model(config: ScoreConfig) -> Finding:
     return Finding(
         "model",
         f"{bundle.source}: {bundle.task}, {len(bundle.labels)} labels, "
-        f"max_length {bundle.max_length}, digest {bundle.digest[:12]}",
+        f"max_length {bundle.max_length}, long texts: {bundle.long_text.long}, "
+        f"digest {bundle.digest[:12]}",
     )
 
 

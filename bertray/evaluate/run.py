@@ -16,7 +16,9 @@ from bertray import cluster, storage
 from bertray.config import EvaluateConfig, dump_config
 from bertray.errors import DataError, ModelError
 from bertray.evaluate.metrics import classification_metrics
+from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, load_model, open_bundle
+from bertray.model.settings import EngineSettings
 from bertray.schema import OK, check_label_column, scored_column_names
 from bertray.score.ledger import Attempts
 from bertray.score.pipeline import blocks_of, classified, engine_settings
@@ -91,8 +93,20 @@ def prepare(config: EvaluateConfig) -> tuple[Bundle, Plan, Reading]:
             f"model.path={config.model.path}: a {bundle.task} model; "
             "evaluation takes single-label models"
         )
+    settings_of(config, bundle, device="cuda" if config.pool.wants_gpus else "cpu")
     load_model(bundle)
     return bundle, plan, reading
+
+
+def settings_of(config: EvaluateConfig, bundle: Bundle, *, device: Device) -> EngineSettings:
+    """How the rows are classified."""
+    return engine_settings(
+        bundle,
+        config.model,
+        text=config.text,
+        has_pairs=config.data.text_pair is not None,
+        device=device,
+    )
 
 
 def predict(
@@ -110,7 +124,7 @@ def predict(
         resources,
         num_splits=len(splits),
     )
-    engine = engine_settings(bundle, config.model, device=pool.device)
+    engine = settings_of(config, bundle, device=pool.device)
     watch = cluster.PipelineGuard(resources.num_nodes)
     dataset = classified(
         splits,

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from bertray import __version__, storage
 from bertray.errors import ModelError
 from bertray.model.cache import digest_of, fetch, with_safetensors
+from bertray.text.long import TRUNCATE, LongText
 
 if TYPE_CHECKING:  # three seconds of imports, which an actor with ONNX Runtime needs not
     from transformers import PreTrainedModel
@@ -43,6 +44,7 @@ class Bundle:
         task: how the logits are read.
         max_length: tokens a row is cut to unless a setting says otherwise.
         digest: sha256 over the names and contents of the model's files.
+        long_text: what becomes of longer texts, unless a setting says otherwise.
     """
 
     source: str
@@ -52,6 +54,7 @@ class Bundle:
     task: Task
     max_length: int
     digest: str
+    long_text: LongText = TRUNCATE
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Manifest:
         lineage: digests of the training data and settings.
         versions: of the packages that trained it.
         created: UTC time, ISO 8601.
+        long_text: what became of longer texts in training.
     """
 
     labels: list[str]
@@ -77,6 +81,7 @@ class Manifest:
     lineage: dict[str, str]
     versions: dict[str, str]
     created: str
+    long_text: LongText = TRUNCATE
     format_version: int = FORMAT_VERSION
 
 
@@ -103,13 +108,15 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
     manifest = read_manifest(str(folder))
     if manifest is not None:
         labels, task, max_length = tuple(manifest.labels), manifest.task, manifest.max_length
+        long_text = manifest.long_text
     else:
         names = cast(dict[int, str], config.id2label or {})
         count = int(config.num_labels or 0)
         labels = tuple(names.get(index, f"LABEL_{index}") for index in range(count))
         task = _task_of(config)
         max_length = longest_input(config, load_tokenizer(folder, key=key))
-    return Bundle(source, location, folder, labels, task, max_length, digest)
+        long_text = TRUNCATE
+    return Bundle(source, location, folder, labels, task, max_length, digest, long_text)
 
 
 def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
@@ -223,7 +230,9 @@ def read_manifest(bundle: str) -> Manifest | None:
     if data is None:
         return None
     try:
-        return Manifest(**json.loads(data))
+        values = json.loads(data)
+        values["long_text"] = LongText(**values.get("long_text", {}))
+        return Manifest(**values)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{uri}: cannot be read: {error}; train the bundle anew") from error
 

@@ -20,6 +20,7 @@ from bertray.model.bundle import (
     read_config,
 )
 from bertray.model.cache import digest_of, fetch, with_safetensors
+from bertray.text.long import TRUNCATE, LongText, check_long_text
 
 KEY = "model.base"
 
@@ -33,20 +34,23 @@ class Base:
         digest: sha256 over the names and contents of its files.
         max_length: tokens a row is cut to.
         pad_token_id: fills shorter rows; masked, so its value changes nothing.
+        long_text: what becomes of longer texts.
     """
 
     source: str
     digest: str
     max_length: int
     pad_token_id: int
+    long_text: LongText = TRUNCATE
 
 
-def open_base(model: TrainModel) -> Base:
+def open_base(model: TrainModel, long_text: LongText = TRUNCATE) -> Base:
     """Find the base model and look into it.
 
     Raises:
         ModelError: there is no such model, or its tokenizer does not fit.
-        ConfigError: ``model.max_length`` is more than the model can take.
+        ConfigError: ``model.max_length`` is more than the model can take, or the model cannot be
+            given long texts so.
     """
     folder = fetch(model.base, key=KEY)
     config = read_config(folder, source=model.base, key=KEY)
@@ -61,12 +65,15 @@ def open_base(model: TrainModel) -> Base:
         raise ConfigError(
             f"model.max_length={model.max_length}: {model.base} takes {most} tokens at most"
         )
+    max_length = model.max_length or min(longest_input(config, tokenizer), LONGEST)
+    check_long_text(long_text, tokenizer, max_length=max_length, has_pairs=False)
     is_folder = Path(model.base).expanduser().is_dir()
     return Base(
         source=storage.absolute(model.base) if is_folder else model.base,
         digest=digest_of(folder),
-        max_length=model.max_length or min(longest_input(config, tokenizer), LONGEST),
+        max_length=max_length,
         pad_token_id=tokenizer.pad_token_id or 0,
+        long_text=long_text,
     )
 
 

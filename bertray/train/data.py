@@ -20,7 +20,8 @@ from bertray import cluster, storage
 from bertray.config import TrainData
 from bertray.errors import DataError
 from bertray.model.bundle import load_tokenizer
-from bertray.text.encoding import Encoded, Encoder
+from bertray.text.long import RowEncoder, make_row_encoder
+from bertray.text.ragged import Encoded, offsets_of, positions_of, take
 from bertray.train.base import Base, folder_of
 from bertray.train.examples import Examples, select
 from bertray.train.labels import Labelled, Piece
@@ -70,7 +71,7 @@ def encode(
 
 
 def tokenize(batch: pa.Table, *, base: Base, columns: Sequence[str]) -> pa.Table:
-    """Pieces of shards in, one to a row; token ids by row id out."""
+    """Pieces of shards in, one to a row; sequences of token ids by row id out."""
     encoder = _encoder(base)
     return pa.concat_tables(
         [_tokenize_piece(Piece(**row), encoder, columns) for row in batch.to_pylist()]
@@ -78,12 +79,14 @@ def tokenize(batch: pa.Table, *, base: Base, columns: Sequence[str]) -> pa.Table
 
 
 @cache
-def _encoder(base: Base) -> Encoder:
+def _encoder(base: Base) -> RowEncoder:
     """Loaded once a process; Ray gives its processes one task after the other."""
-    return Encoder(load_tokenizer(folder_of(base)), max_length=base.max_length)
+    return make_row_encoder(
+        load_tokenizer(folder_of(base)), max_length=base.max_length, long_text=base.long_text
+    )
 
 
-def _tokenize_piece(piece: Piece, encoder: Encoder, columns: Sequence[str]) -> pa.Table:
+def _tokenize_piece(piece: Piece, encoder: RowEncoder, columns: Sequence[str]) -> pa.Table:
     row_groups = range(piece.first_row_group, piece.first_row_group + piece.num_row_groups)
     try:
         with storage.open_input(piece.uri) as file:
@@ -97,10 +100,12 @@ def _tokenize_piece(piece: Piece, encoder: Encoder, columns: Sequence[str]) -> p
         blank = pc.equal(pc.utf8_trim_whitespace(column), "")
         filled &= ~pc.fill_null(blank, True).to_numpy()
     rows = np.flatnonzero(filled)
-    encoded = encoder(*(column.take(rows).to_pylist() for column in texts))
+    encoded_rows = encoder(*(column.take(rows).to_pylist() for column in texts))
+    encoded, num_windows = encoded_rows.encoded, encoded_rows.num_windows
     offsets = pa.array(encoded.offsets)
     arrays = {
-        "row_id": pa.array(piece.first_row + rows),
+        "row_id": pa.array(np.repeat(piece.first_row + rows, num_windows)),
+        "window": pa.array(positions_of(np.zeros_like(num_windows), num_windows)),
         "input_ids": pa.LargeListArray.from_arrays(offsets, pa.array(encoded.input_ids)),
     }
     if encoded.token_type_ids is not None:
@@ -110,20 +115,24 @@ def _tokenize_piece(piece: Piece, encoder: Encoder, columns: Sequence[str]) -> p
 
 
 def in_row_order(table: pa.Table, label_ids: np.ndarray) -> Examples:
-    """Blocks come in any order: Ray Data streams."""
-    row_ids = table.column("row_id").to_numpy()
+    """Blocks come in any order: Ray Data streams, and cuts what is large."""
+    row_of, window = (table.column(name).to_numpy() for name in ("row_id", "window"))
     ids = table.column("input_ids").combine_chunks()
     segments = None
     if "token_type_ids" in table.column_names:
         segments = table.column("token_type_ids").combine_chunks().flatten().to_numpy()
-    lengths = pc.list_value_length(ids).to_numpy()
     encoded = Encoded(
         input_ids=ids.flatten().to_numpy(),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        offsets=offsets_of(pc.list_value_length(ids).to_numpy()),
         token_type_ids=segments,
     )
-    order = np.argsort(row_ids)
-    return select(Examples(encoded, label_ids[row_ids], row_ids), order)
+    row_ids, num_windows = np.unique(row_of, return_counts=True)
+    return Examples(
+        encoded=take(encoded, np.lexsort((window, row_of))),
+        label_ids=label_ids[row_ids],
+        row_ids=row_ids,
+        windows=None if (num_windows == 1).all() else offsets_of(num_windows),
+    )
 
 
 def _no_text(key: str, data: TrainData) -> DataError:

@@ -31,6 +31,7 @@ def lineage_of(config: TrainConfig, *, base: Base, data_digest: str) -> dict[str
     """
     settings: dict[str, Any] = {
         "model.max_length": base.max_length,
+        **_flat("text", config.text.model_dump()),
         **_flat("data", config.data.model_dump(exclude={"train", "validation"})),
         **_flat("optim", config.optim.model_dump()),
         **_flat("training", config.training.model_dump()),

@@ -40,6 +40,7 @@ from bertray.config import Scaling, TrainConfig, dump_config
 from bertray.errors import BertrayError, ConfigError, DataError
 from bertray.evaluate.metrics import HIGHER_IS_BETTER
 from bertray.model.bundle import Manifest, load_tokenizer, package_versions, save_bundle
+from bertray.text.long import LongText
 from bertray.train import lineage as folder
 from bertray.train import loop
 from bertray.train.base import Base, folder_of, load_base, load_checkpoint, open_base
@@ -200,7 +201,7 @@ def prepare(config: TrainConfig) -> Job | TrainSummary:
     """Look at everything that can be wrong, without a cluster; a summary if all is done."""
     output = config.output
     shards = list_shards(config.data)
-    base = open_base(config.model)
+    base = open_base(config.model, LongText(**config.text.model_dump()))
     lineage = folder.lineage_of(config, base=base, data_digest=shards.digest)
     found = folder.find_equal(output.path, lineage, base=config.model.base, replace=output.replace)
     if found is not None:
@@ -326,6 +327,7 @@ def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) 
             lineage=job.lineage,
             versions=package_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            long_text=job.base.long_text,
         ),
     )
     (made / CONFIG).write_text(dump_config(job.config), encoding="utf-8")

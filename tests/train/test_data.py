@@ -1,7 +1,7 @@
 """Texts become token ids, each row's own, whoever tokenized it and in whatever order."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from bertray.config import TrainData
+from bertray.text.long import LongText
 from bertray.train.base import Base
 from bertray.train.data import in_row_order, tokenize
 from bertray.train.examples import Examples, select
@@ -56,6 +57,56 @@ def test_rows_are_tokenized_as_transformers_does_and_put_in_row_order(
     assert [row(examples, place) for place in range(50)] == plain["input_ids"]
     assert examples.row_ids.tolist() == list(range(50))
     assert examples.label_ids.tolist() == [0, 1] * 25
+
+
+def test_rows_in_windows_keep_all_of_their_windows_whatever_the_order_of_blocks(
+    write_shards: Write, base: Base, classifier_folder: Path
+) -> None:
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(WORDS, random.integers(1, 120))) for _ in range(20)]
+    texts[3] = " "
+    shards = {
+        f"p{first:02d}": pa.table({"text": texts[first : first + 5], "label": list("xyxyx")})
+        for first in range(0, 20, 5)
+    }
+    labelled = labelled_texts(write_shards(shards))
+    windowed = replace(base, long_text=LongText("window", 7))
+    blocks = [
+        block.slice(*cut)
+        for cut in ((4, 99), (0, 4))
+        for block in tokenized(labelled, windowed, ["text"])
+    ]
+    examples = in_row_order(pa.concat_tables(blocks), labelled.label_ids)
+    assert examples.row_ids.tolist() == [0, 1, 2, *range(4, 20)]
+    assert examples.windows is not None
+    tokenizer = AutoTokenizer.from_pretrained(classifier_folder)
+    for place, row_id in enumerate(examples.row_ids):
+        wanted = tokenizer(
+            texts[row_id],
+            truncation=True,
+            max_length=base.max_length,
+            stride=7,
+            return_overflowing_tokens=True,
+        )["input_ids"]
+        found = range(examples.windows[place], examples.windows[place + 1])
+        assert [row(examples, sequence) for sequence in found] == wanted
+        assert examples.lengths[place] == sum(map(len, wanted))
+    assert examples.num_windows.max() > 3
+
+
+@given(picked=st.lists(st.integers(0, 29), max_size=40), seed=st.integers(0, 9))
+def test_select_takes_rows_with_their_windows(
+    make_examples: Callable[..., Examples], picked: list[int], seed: int
+) -> None:
+    counts = np.random.default_rng(seed).integers(1, 4, 30)
+    sequences = make_examples(int(counts.sum()))
+    labels, ids = np.arange(30), np.arange(30)
+    examples = Examples(sequences.encoded, labels, ids, np.append(0, np.cumsum(counts)))
+    some = select(examples, np.array(picked, int))
+    assert some.num_windows.tolist() == counts[picked].tolist()
+    assert some.lengths.tolist() == examples.lengths[picked].tolist()
+    wanted = [row(examples, place) for place in examples.sequences_of(np.array(picked, int))]
+    assert [row(some, place) for place in range(len(some.encoded))] == wanted
 
 
 def test_rows_without_text_are_left_out_and_keep_no_others_place(

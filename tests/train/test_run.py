@@ -12,7 +12,8 @@ import torch
 from bertray.cluster import Resources
 from bertray.config import Scaling, TrainConfig, TrainModel, load_config
 from bertray.errors import BertrayError, ConfigError, ModelError, OutputError
-from bertray.model.bundle import read_manifest
+from bertray.model.bundle import open_bundle, read_manifest
+from bertray.text.long import LongText
 from bertray.train import lineage as folder
 from bertray.train.base import load_base, open_base
 from bertray.train.loop import Epoch, save_state
@@ -236,6 +237,21 @@ def test_layers_and_labels_that_are_not_there_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=named):
         prepare(changed(config, training=training))
+
+
+def test_what_becomes_of_long_texts_travels_in_the_bundle(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    wanted = {"long": "window", "stride": 3, "max_windows": 5, "aggregate": "max"}
+    finish(changed(config, text=wanted), tmp_path)
+    assert open_bundle(config.output.path).long_text == LongText(**wanted)
+    with pytest.raises(OutputError, match=r'text\.long: "window" there, "truncate" here'):
+        prepare(config)
+
+
+def test_windows_that_share_all_they_hold_are_refused(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match=r"text\.stride=62; set a smaller"):
+        prepare(changed(config, text={"long": "window", "stride": 62}))
 
 
 def test_a_base_that_changed_since_the_driver_saw_it_is_refused(classifier_folder: Path) -> None:
