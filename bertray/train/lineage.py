@@ -17,6 +17,7 @@ from bertray import storage
 from bertray.config import TrainConfig
 from bertray.errors import OutputError
 from bertray.model.bundle import MANIFEST, Manifest, package_versions, read_manifest
+from bertray.train.augment import Augmenter
 from bertray.train.base import Base
 
 RUN = "_run"
@@ -24,7 +25,9 @@ OWNER = f"{RUN}/lineage.json"
 MODEL_CONFIG = "config.json"
 
 
-def lineage_of(config: TrainConfig, *, base: Base, data_digest: str) -> dict[str, str]:
+def lineage_of(
+    config: TrainConfig, *, base: Base, data_digest: str, augmenter: Augmenter | None
+) -> dict[str, str]:
     """All that decides the weights: equal lineages make equal bundles on the same machine.
 
     Where things lie is no part of it, nor how fast they are computed.
@@ -36,6 +39,11 @@ def lineage_of(config: TrainConfig, *, base: Base, data_digest: str) -> dict[str
         **_flat("training", config.training.model_dump()),
         "scaling.num_workers": config.scaling.num_workers,
     }
+    if augmenter is not None:
+        places = {"wordnet", "masked_model", "translation_models"}
+        settings |= _flat("augmentation", config.augmentation.model_dump(exclude=places))
+        for source in augmenter.sources:
+            settings[source.key] = [*settings.get(source.key, []), source.digest]
     return {
         "data": data_digest,
         "base": base.digest,

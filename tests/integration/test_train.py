@@ -187,3 +187,23 @@ def test_texts_that_are_all_blank_are_named(root: Path, write_shards: Callable[.
     blank = write_shards({"a": pa.table({"text": [" "] * 8, "label": ["neg", "pos"] * 4})})
     with pytest.raises(DataError, match=r"data\.train=.*: column 'text' has a text in none"):
         train(config(root, "blank", f"data.train={blank}"))
+
+
+def test_copies_are_trained_on_and_counted_and_validation_rows_have_none(
+    root: Path, trained: tuple[TrainSummary, list[Event]], tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    words = ["augmentation.methods=[swap, deletion]", "training.num_epochs=1"]
+    summary = train(config(root, str(tmp_path / "copies"), *words), on_progress=events.append)
+    plain = trained[0]
+    assert set(summary.copies) == {"swap", "deletion"}
+    added = sum(summary.copies.values())
+    assert 0 < added <= events[0].max_copies == 2 * 53  # type: ignore[union-attr]
+    assert summary.num_rows == plain.num_rows + added == summary.epochs[0].num_rows
+    assert (summary.num_validation_rows, summary.num_rows_left_out) == (
+        plain.num_validation_rows,
+        plain.num_rows_left_out,
+    )
+    again = train(config(root, str(tmp_path / "again"), *words, "scaling.num_workers=2"))
+    assert again.copies == summary.copies
+    assert again.epochs[0].num_tokens == summary.epochs[0].num_tokens
