@@ -180,6 +180,22 @@ class Augmentation(Section):
         return self
 
 
+class Distillation(Section):
+    """A trained model whose probabilities are learnt beside the labels (Hinton et al. 2015)."""
+
+    teacher: str | None = Field(
+        None,
+        description="Bundle, or any Hugging Face sequence-classification folder, hub id or URI, of "
+        "the same labels as the data. Default: no teacher.",
+    )
+    temperature: Positive = Field(
+        2.0, description="Logits of both models are divided by it; higher says more of all labels."
+    )
+    alpha: Share = Field(
+        0.5, description="Weight of what the teacher says in the loss; the labels have the rest."
+    )
+
+
 class Scaling(Section):
     """How many workers train, and on what."""
 
@@ -331,6 +347,7 @@ class TrainConfig(Section):
     optim: Optim = Optim()  # type: ignore[call-arg]
     training: Training = Training()  # type: ignore[call-arg]
     augmentation: Augmentation = Augmentation()  # type: ignore[call-arg]
+    distillation: Distillation = Distillation()  # type: ignore[call-arg]
     scaling: Scaling = Scaling()  # type: ignore[call-arg]
     output: BundleOutput
 

@@ -26,6 +26,7 @@ from bertray.train.augment import Augmenter, choose_rows, count_by_method, make_
 from bertray.train.base import Base, folder_of
 from bertray.train.examples import Examples, select
 from bertray.train.labels import Labelled, Piece
+from bertray.train.teacher import Teacher, teach
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def encode(
     data: TrainData,
     base: Base,
     augmenter: Augmenter | None,
+    teacher: Teacher | None,
     num_cpus: float,
     num_gpus: float,
 ) -> tuple[Examples, Examples, dict[str, int]]:
@@ -52,8 +54,9 @@ def encode(
         data: the config's section.
         base: whose tokenizer is taken.
         augmenter: makes copies of training rows; None for no copies.
+        teacher: says its logits of each row and copy; None without one.
         num_cpus: of the cluster.
-        num_gpus: that a task which runs the augmenter's models takes.
+        num_gpus: that a task which runs models takes.
 
     Returns:
         The rows for training with their copies, each after its row; the rows for validation; and
@@ -64,7 +67,7 @@ def encode(
     """
     num_rows = len(labelled.label_ids)
     wanted = len(labelled.pieces)
-    if augmenter is None:
+    if augmenter is None and teacher is None:
         wanted = min(-(-num_rows // ROWS_PER_TOKENIZER), wanted)
     DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(
@@ -75,6 +78,7 @@ def encode(
             "base": base,
             "columns": [data.text, *filter(None, [data.text_pair])],
             "augmenter": augmenter,
+            "teacher": teacher,
         },
         batch_size=1,
         batch_format="pyarrow",
@@ -104,9 +108,17 @@ def encode(
 
 
 def tokenize(
-    batch: pa.Table, *, base: Base, columns: Sequence[str], augmenter: Augmenter | None = None
+    batch: pa.Table,
+    *,
+    base: Base,
+    columns: Sequence[str],
+    augmenter: Augmenter | None = None,
+    teacher: Teacher | None = None,
 ) -> pa.Table:
-    """Pieces of shards in, one to a row; token ids by row id and number of the copy out."""
+    """Pieces of shards in, one to a row; token ids by row id and number of the copy out.
+
+    With them come the teacher's logits where there is one.
+    """
     encoder = _encoder(base)
     tables = []
     for row in batch.to_pylist():
@@ -115,7 +127,8 @@ def tokenize(
         numbers = np.zeros(len(row_ids), np.int64)
         if augmenter is not None:
             row_ids, numbers, texts = _with_copies(row_ids, texts, chosen, augmenter)
-        tables.append(_as_table(row_ids, numbers, encoder(*texts)))
+        logits = teach(teacher, texts) if teacher is not None else None
+        tables.append(_as_table(row_ids, numbers, encoder(*texts), logits))
     return pa.concat_tables(tables)
 
 
@@ -170,7 +183,9 @@ def _with_copies(
     )
 
 
-def _as_table(row_ids: np.ndarray, numbers: np.ndarray, encoded: Encoded) -> pa.Table:
+def _as_table(
+    row_ids: np.ndarray, numbers: np.ndarray, encoded: Encoded, logits: np.ndarray | None
+) -> pa.Table:
     offsets = pa.array(encoded.offsets)
     arrays = {
         "row_id": pa.array(row_ids),
@@ -180,6 +195,9 @@ def _as_table(row_ids: np.ndarray, numbers: np.ndarray, encoded: Encoded) -> pa.
     if encoded.token_type_ids is not None:
         segments = pa.array(encoded.token_type_ids)
         arrays["token_type_ids"] = pa.LargeListArray.from_arrays(offsets, segments)
+    if logits is not None:
+        flat = pa.array(logits.ravel())
+        arrays["teacher_logits"] = pa.FixedSizeListArray.from_arrays(flat, logits.shape[1])
     return pa.table(arrays)
 
 
@@ -190,6 +208,10 @@ def in_row_order(table: pa.Table, label_ids: np.ndarray) -> Examples:
     segments = None
     if "token_type_ids" in table.column_names:
         segments = table.column("token_type_ids").combine_chunks().flatten().to_numpy()
+    teacher = None
+    if "teacher_logits" in table.column_names:
+        logits = table.column("teacher_logits").combine_chunks()
+        teacher = logits.flatten().to_numpy().reshape(len(logits), -1)
     lengths = pc.list_value_length(ids).to_numpy()
     encoded = Encoded(
         input_ids=ids.flatten().to_numpy(),
@@ -197,7 +219,7 @@ def in_row_order(table: pa.Table, label_ids: np.ndarray) -> Examples:
         token_type_ids=segments,
     )
     order = np.lexsort([table.column("copy").to_numpy(), row_ids])
-    return select(Examples(encoded, label_ids[row_ids], row_ids), order)
+    return select(Examples(encoded, label_ids[row_ids], row_ids, teacher), order)
 
 
 def _no_text(key: str, data: TrainData) -> DataError:

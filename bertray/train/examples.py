@@ -15,11 +15,13 @@ class Examples:
         encoded: their token ids.
         label_ids: int64 of shape (N,).
         row_ids: int64 of shape (N,).
+        teacher_logits: float32 of shape (N, labels); None without a teacher.
     """
 
     encoded: Encoded
     label_ids: np.ndarray
     row_ids: np.ndarray
+    teacher_logits: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -32,7 +34,7 @@ def select(examples: Examples, rows: np.ndarray) -> Examples:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     # Token t of the result stands where its row begins in the source, plus its place in the row.
     tokens = np.arange(offsets[-1]) + np.repeat(encoded.offsets[rows] - offsets[:-1], lengths)
-    segments = encoded.token_type_ids
+    segments, teacher = encoded.token_type_ids, examples.teacher_logits
     return Examples(
         encoded=Encoded(
             input_ids=encoded.input_ids[tokens],
@@ -41,4 +43,5 @@ def select(examples: Examples, rows: np.ndarray) -> Examples:
         ),
         label_ids=examples.label_ids[rows],
         row_ids=examples.row_ids[rows],
+        teacher_logits=teacher[rows] if teacher is not None else None,
     )

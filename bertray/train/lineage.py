@@ -16,7 +16,7 @@ from typing import Any
 from bertray import storage
 from bertray.config import TrainConfig
 from bertray.errors import OutputError
-from bertray.model.bundle import MANIFEST, Manifest, package_versions, read_manifest
+from bertray.model.bundle import MANIFEST, Bundle, Manifest, package_versions, read_manifest
 from bertray.train.augment import Augmenter
 from bertray.train.base import Base
 
@@ -26,7 +26,12 @@ MODEL_CONFIG = "config.json"
 
 
 def lineage_of(
-    config: TrainConfig, *, base: Base, data_digest: str, augmenter: Augmenter | None
+    config: TrainConfig,
+    *,
+    base: Base,
+    data_digest: str,
+    augmenter: Augmenter | None,
+    teacher: Bundle | None,
 ) -> dict[str, str]:
     """All that decides the weights: equal lineages make equal bundles on the same machine.
 
@@ -44,6 +49,9 @@ def lineage_of(
         settings |= _flat("augmentation", config.augmentation.model_dump(exclude=places))
         for source in augmenter.sources:
             settings[source.key] = [*settings.get(source.key, []), source.digest]
+    if teacher is not None:
+        settings |= _flat("distillation", config.distillation.model_dump())
+        settings["distillation.teacher"] = teacher.digest
     return {
         "data": data_digest,
         "base": base.digest,

@@ -39,7 +39,15 @@ from bertray.cluster import Resources
 from bertray.config import Scaling, TrainConfig, dump_config
 from bertray.errors import BertrayError, ConfigError, DataError
 from bertray.evaluate.metrics import HIGHER_IS_BETTER
-from bertray.model.bundle import Manifest, load_tokenizer, package_versions, save_bundle
+from bertray.model.backend import Device
+from bertray.model.bundle import (
+    Bundle,
+    Manifest,
+    load_tokenizer,
+    open_bundle,
+    package_versions,
+    save_bundle,
+)
 from bertray.train import lineage as folder
 from bertray.train import loop
 from bertray.train.augment import Augmenter, choose_rows, load_rewrite, open_augmenter
@@ -52,6 +60,8 @@ from bertray.train.loop import Epoch, WorkerJob, train_worker
 from bertray.train.loss import make_loss
 from bertray.train.optim import parameter_groups
 from bertray.train.steps import Step
+from bertray.train.teacher import KEY as TEACHER
+from bertray.train.teacher import Teacher, make_teacher
 
 __all__ = ["Epoch", "Event", "Start", "Step", "TrainSummary", "train"]
 
@@ -130,6 +140,17 @@ class Job:
     lineage: dict[str, str]
     labelled: Labelled
     augmenter: Augmenter | None
+    teacher: Bundle | None
+
+    def teacher_on(self, device: Device) -> Teacher | None:
+        """How the teacher is computed.
+
+        Raises:
+            ConfigError: its labels are not those of the rows.
+        """
+        if self.teacher is None:
+            return None
+        return make_teacher(self.teacher, labels=self.labelled.labels, device=device)
 
     @property
     def max_copies(self) -> int:
@@ -168,14 +189,17 @@ def train(
     start = time.perf_counter()
     resources = cluster.connect(dashboard=True)
     scaling = plan_scaling(config.scaling, resources)
-    takes_gpu = scaling.use_gpu and job.augmenter is not None and job.augmenter.runs_models
+    runs_models = job.teacher is not None or (
+        job.augmenter is not None and job.augmenter.runs_models
+    )
     training, validation, copies = encode(
         job.labelled,
         data=config.data,
         base=job.base,
         augmenter=job.augmenter,
         num_cpus=resources.num_cpus,
-        num_gpus=1 if takes_gpu else 0,
+        teacher=job.teacher_on("cuda" if scaling.use_gpu else "cpu"),
+        num_gpus=1 if scaling.use_gpu and runs_models else 0,
     )
     events = Queue(actor_options={"num_cpus": 0})
     worker_job = WorkerJob(
@@ -183,7 +207,12 @@ def train(
         labels=job.labelled.labels,
         optim=config.optim,
         training=config.training,
-        loss=make_loss(config.training, labels=job.labelled.labels, label_ids=training.label_ids),
+        loss=make_loss(
+            config.training,
+            labels=job.labelled.labels,
+            label_ids=training.label_ids,
+            distillation=config.distillation,
+        ),
         pieces=job.labelled.pieces,
         num_threads=config.scaling.num_threads,
         examples=ray.put((training, validation)),
@@ -224,7 +253,11 @@ def prepare(config: TrainConfig) -> Job | TrainSummary:
     shards = list_shards(config.data)
     base = open_base(config.model)
     augmenter = open_augmenter(config.augmentation, seed=config.training.seed)
-    lineage = folder.lineage_of(config, base=base, data_digest=shards.digest, augmenter=augmenter)
+    named = config.distillation.teacher
+    teacher = open_bundle(named, key=TEACHER) if named is not None else None
+    lineage = folder.lineage_of(
+        config, base=base, data_digest=shards.digest, augmenter=augmenter, teacher=teacher
+    )
     found = folder.find_equal(output.path, lineage, base=config.model.base, replace=output.replace)
     if found is not None:
         folder.finish(output.path)
@@ -234,7 +267,9 @@ def prepare(config: TrainConfig) -> Job | TrainSummary:
     if augmenter is not None:
         for method in config.augmentation.methods:
             load_rewrite(augmenter, method)
-    return Job(config, base, lineage, labelled, augmenter)
+    job = Job(config, base, lineage, labelled, augmenter, teacher)
+    job.teacher_on("cpu")  # its labels are looked at here
+    return job
 
 
 def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from bertray.config import TrainConfig, load_config
 from bertray.errors import DataError
-from bertray.model.bundle import open_bundle
+from bertray.model.bundle import open_bundle, read_manifest
 from bertray.train.loop import Epoch
 from bertray.train.run import Event, Start, TrainSummary, train
 from bertray.train.steps import Step
@@ -207,3 +207,17 @@ def test_copies_are_trained_on_and_counted_and_validation_rows_have_none(
     again = train(config(root, str(tmp_path / "again"), *words, "scaling.num_workers=2"))
     assert again.copies == summary.copies
     assert again.epochs[0].num_tokens == summary.epochs[0].num_tokens
+
+
+def test_a_student_is_trained_from_a_bundle_and_says_whose_it_is(
+    root: Path, trained: tuple[TrainSummary, list[Event]], tmp_path: Path
+) -> None:
+    words = [f"distillation.teacher={root / 'two'}", "distillation.alpha=1.0"]
+    summary = train(config(root, str(tmp_path / "student"), *words))
+    plain = trained[0]
+    assert (summary.num_rows, summary.labels) == (plain.num_rows, plain.labels)
+    assert summary.epochs[-1].train_loss < summary.epochs[0].train_loss
+    manifest = read_manifest(str(tmp_path / "student"))
+    assert manifest is not None
+    digest = open_bundle(str(root / "two")).digest
+    assert manifest.lineage["distillation.teacher"] == json.dumps(digest)
