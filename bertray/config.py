@@ -20,6 +20,8 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Alpha = Annotated[float, Field(gt=0.0, le=1.0)]
+Method = Literal["synonyms", "swap", "deletion", "masked", "back_translation"]
 Quarantine = Literal["quarantine", "fail"]
 
 
@@ -158,6 +160,69 @@ class Training(Section):
     )
     metric: Literal["accuracy", "macro_f1", "loss"] = Field(
         "accuracy", description="Validation metric that picks the epoch whose weights are kept."
+    )
+
+
+class Augmentation(Section):
+    """Changed copies of training rows, with their labels; validation rows have none."""
+
+    methods: tuple[Method, ...] = Field(
+        (),
+        description="How copies are made, each method its own: `synonyms`, `swap` and `deletion` "
+        "of words (EDA, Wei & Zou 2019), `masked` (words guessed by a masked language model), "
+        "`back_translation`. Default: no copies.",
+    )
+    row_share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="Share of the training rows that have copies, drawn by `training.seed`."
+    )
+    num_copies: Count = Field(1, description="Copies of such a row by each method.")
+    synonyms_alpha: Alpha = Field(0.1, description="Share of words that `synonyms` replaces.")
+    swap_alpha: Alpha = Field(0.1, description="Swaps of two words by `swap`, per word.")
+    deletion_alpha: Alpha = Field(0.1, description="Chance that `deletion` takes a word out.")
+    masked_alpha: Alpha = Field(0.15, description="Share of words that `masked` replaces.")
+    wordnet: str | None = Field(
+        None,
+        description="NLTK data folder that holds `corpora/wordnet`, on all nodes. Default: where "
+        "NLTK looks.",
+    )
+    masked_model: str | None = Field(
+        None, description="Masked language model for `masked`: hub id, folder or URI."
+    )
+    translation_models: tuple[str, str] | None = Field(
+        None,
+        description="Models for `back_translation`, there and back, as in "
+        "`[Helsinki-NLP/opus-mt-en-de, Helsinki-NLP/opus-mt-de-en]`: hub ids, folders or URIs.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Augmentation":
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError("augmentation.methods names one twice; raise augmentation.num_copies")
+        for method, key in (
+            ("masked", "masked_model"),
+            ("back_translation", "translation_models"),
+        ):
+            if (method in self.methods) != (getattr(self, key) is not None):
+                raise ValueError(
+                    f"augmentation.methods={list(self.methods)}: {method} and "
+                    f"augmentation.{key} go together; give both or neither"
+                )
+        return self
+
+
+class Distillation(Section):
+    """A trained model whose probabilities are learnt beside the labels (Hinton et al. 2015)."""
+
+    teacher: str | None = Field(
+        None,
+        description="Bundle, or any Hugging Face sequence-classification folder, hub id or URI, of "
+        "the same labels as the data. Default: no teacher.",
+    )
+    temperature: Positive = Field(
+        2.0, description="Logits of both models are divided by it; higher says more of all labels."
+    )
+    alpha: Share = Field(
+        0.5, description="Weight of what the teacher says in the loss; the labels have the rest."
     )
 
 
@@ -337,6 +402,8 @@ class TrainConfig(Section):
     data: TrainData
     optim: Optim = Optim()  # type: ignore[call-arg]
     training: Training = Training()  # type: ignore[call-arg]
+    augmentation: Augmentation = Augmentation()  # type: ignore[call-arg]
+    distillation: Distillation = Distillation()  # type: ignore[call-arg]
     scaling: Scaling = Scaling()  # type: ignore[call-arg]
     output: BundleOutput
 

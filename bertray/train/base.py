@@ -19,7 +19,7 @@ from bertray.model.bundle import (
     quiet,
     read_config,
 )
-from bertray.model.cache import digest_of, fetch, with_safetensors
+from bertray.model.cache import digest_of, fetch, fetch_same
 from bertray.text.long import TRUNCATE, LongText, check_long_text
 
 KEY = "model.base"
@@ -83,14 +83,7 @@ def folder_of(base: Base) -> Path:
     Raises:
         ModelError: this node finds another model than the driver did.
     """
-    folder = fetch(base.source, key=KEY)
-    digest = digest_of(folder)
-    if digest != base.digest:
-        raise ModelError(
-            f"{KEY}={base.source}: digest {digest[:12]} on this node, {base.digest[:12]} on the "
-            "driver; put the model where all nodes see the same"
-        )
-    return with_safetensors(folder, digest, source=base.source)
+    return fetch_same(base.source, base.digest, key=KEY)
 
 
 def load_base(base: Base, *, labels: Sequence[str], seed: int) -> PreTrainedModel:

@@ -18,12 +18,14 @@ class Examples:
         row_ids: int64 of shape (N,).
         windows: int64 of shape (N + 1,); row i is the sequences from ``windows[i]`` up to
             ``windows[i + 1]``. None where each row is one.
+        teacher_logits: float32 of shape (N, labels); None without a teacher.
     """
 
     encoded: Encoded
     label_ids: np.ndarray
     row_ids: np.ndarray
     windows: np.ndarray | None = None
+    teacher_logits: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.row_ids)
@@ -51,9 +53,11 @@ class Examples:
 def select(examples: Examples, rows: np.ndarray) -> Examples:
     """Some of the rows, in the order given."""
     windows = None if examples.windows is None else offsets_of(np.diff(examples.windows)[rows])
+    teacher = examples.teacher_logits
     return Examples(
         encoded=take(examples.encoded, examples.sequences_of(rows)),
         label_ids=examples.label_ids[rows],
         row_ids=examples.row_ids[rows],
         windows=windows,
+        teacher_logits=teacher[rows] if teacher is not None else None,
     )

@@ -102,11 +102,14 @@ def train_steps(
             sequences = examples.sequences_of(some)
             inputs = collate(examples.encoded, sequences, pad_token_id=pad_token_id, device=device)
             label_ids_B = torch.from_numpy(examples.label_ids[some]).to(device)
+            teacher_BC = None
+            if examples.teacher_logits is not None:
+                teacher_BC = torch.from_numpy(examples.teacher_logits[some]).to(device)
             with nullcontext() if some is passes[-1] else _alone(model):
                 with precision.autocast():
                     logits_SC = model(**inputs).logits
                 logits_BC = pool_windows(logits_SC, num_windows[some], aggregate=aggregate)
-                found = weight * loss.of_rows(logits_BC, label_ids_B)
+                found = weight * loss.of_rows(logits_BC, label_ids_B, teacher_BC)
                 torch.autograd.backward(precision.scale(found * (world_size / num_rows)))
             total += found.detach()
         precision.unscale(optimizer)

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from bertray.config import TrainData
+from bertray.config import Augmentation, TrainData
 from bertray.text.long import LongText
+from bertray.train.augment import count_by_method, open_augmenter
 from bertray.train.base import Base
-from bertray.train.data import in_row_order, tokenize
+from bertray.train.data import in_row_order, pieces_to_read, tokenize
 from bertray.train.examples import Examples, select
 from bertray.train.labels import Labelled, list_shards, read_labels
 
@@ -152,3 +153,33 @@ def test_a_text_column_that_goes_away_is_named(write_shards: Write, base: Base) 
     (folder / "a.parquet").unlink()
     with pytest.raises(Exception, match=r"a\.parquet: cannot be read"):
         tokenized(labelled, base, ["text"])
+
+
+def test_copies_stand_behind_their_row_and_have_its_label(write_shards: Write, base: Base) -> None:
+    texts = ["good film plot", None, "bad plot a film", "awful", "not very good", "a bad actor"]
+    table = pa.table({"text": texts, "label": ["x", "y"] * 3})
+    shards = {"a": table.slice(0, 4), "b": table.slice(4)}
+    labelled = labelled_texts(write_shards(shards))
+    labelled = replace(labelled, is_validation=np.arange(6) == 4)
+    augmenter = open_augmenter(Augmentation(methods=("swap", "deletion"), num_copies=2), seed=0)
+    assert augmenter is not None
+    items = list(pieces_to_read(labelled, augmenter))
+    assert [item["rows_to_copy"] for item in items] == [[0, 1, 2, 3], [5]]
+    blocks = [
+        tokenize(pa.Table.from_pylist([item]), base=base, columns=["text"], augmenter=augmenter)
+        for item in items
+    ]
+    table = pa.concat_tables(blocks[::-1])
+    examples = in_row_order(table, labelled.label_ids)
+    originals, counts = np.unique(examples.row_ids, return_counts=True)
+    assert originals.tolist() == [0, 2, 3, 4, 5]
+    assert counts[[2, 3]].tolist() == [1, 1]  # one word alone, and a row to validate on
+    assert (counts[[0, 1, 4]] > 2).all()
+    assert (examples.label_ids == examples.row_ids % 2).all()
+    assert (np.diff(examples.row_ids) >= 0).all()
+    (plain,) = tokenized(replace(labelled, pieces=labelled.pieces[:1]), base, ["text"])
+    firsts = np.searchsorted(examples.row_ids, [0, 2, 3])
+    expected = in_row_order(plain, labelled.label_ids)
+    assert [row(examples, first) for first in firsts] == [row(expected, n) for n in range(3)]
+    made = count_by_method(table.column("copy").to_numpy(), augmenter)
+    assert sum(made.values()) == len(examples) - 5

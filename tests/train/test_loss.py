@@ -6,7 +6,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy
 
-from bertray.config import Training
+from bertray.config import Distillation, Training
 from bertray.errors import ConfigError
 from bertray.train.loss import CROSS_ENTROPY, Loss, make_loss
 
@@ -69,3 +69,44 @@ def test_weights_are_given_by_label_and_a_label_that_is_not_there_is_an_error() 
 
 def test_without_settings_it_is_plain_cross_entropy() -> None:
     assert make_loss(Training(), labels=LABELS, label_ids=LABEL_IDS) == CROSS_ENTROPY
+
+
+def test_the_loss_with_a_teacher_is_its_formula_by_hand() -> None:
+    logits, teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    # At temperature 2: the student says e/(e+1) and 1/(e+1), the teacher 1/(1+e^2) and e^2/(1+e^2).
+    e = np.e
+    student_p, teacher_p = np.array([e, 1]) / (e + 1), np.array([1, e**2]) / (1 + e**2)
+    divergence = (teacher_p * np.log(teacher_p / student_p)).sum()
+    by_label = -np.log(np.exp(2) / (np.exp(2) + 1))
+    found = Loss(temperature=2.0, alpha=0.3).of_rows(logits, torch.tensor([0]), teacher)
+    assert float(found) == pytest.approx(0.7 * by_label + 0.3 * 4 * divergence, rel=1e-6)
+
+
+def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn_from_it(
+    logits: torch.Tensor,
+) -> None:
+    teacher = logits.detach() + 5.0  # a constant more is no difference
+    loss = Loss(temperature=3.0, alpha=1.0, class_weights=(0.5, 4.0, 1.0))
+    found = loss.of_rows(logits, torch.from_numpy(LABEL_IDS), teacher)
+    found.backward()
+    assert float(found.detach()) == pytest.approx(0, abs=1e-5)
+    torch.testing.assert_close(logits.grad, torch.zeros_like(logits), atol=1e-5, rtol=0)
+
+
+def test_the_teachers_word_weighs_as_its_row_does() -> None:
+    logits, teacher = torch.tensor([[1.0, 0.0, 0.0]] * 2), torch.tensor([[0.0, 1.0, 0.0]] * 2)
+    ids = torch.tensor([0, 1])
+    one, four = (
+        Loss(alpha=1.0, class_weights=(1.0, weight, 1.0)).of_rows(logits, ids, teacher)
+        for weight in (1.0, 4.0)
+    )
+    assert float(four / one) == pytest.approx(5 / 2)
+
+
+def test_without_a_teacher_its_settings_say_nothing() -> None:
+    settings = Distillation(temperature=4.0, alpha=0.9)
+    made = make_loss(Training(), labels=LABELS, label_ids=LABEL_IDS, distillation=settings)
+    assert made == CROSS_ENTROPY
+    settings = Distillation(teacher="x", temperature=4.0, alpha=0.9)
+    made = make_loss(Training(), labels=LABELS, label_ids=LABEL_IDS, distillation=settings)
+    assert (made.temperature, made.alpha) == (4.0, 0.9)

@@ -127,6 +127,26 @@ def test_other_settings_are_refused_by_name_unless_told_to_replace(
     assert ready(changed(other, output={"replace": True})).config.output.replace
 
 
+def test_augmentation_is_named_in_the_lineage_and_its_rows_are_announced(
+    config: TrainConfig, tmp_path: Path, wordnet_folder: Path, masked_folder: Path
+) -> None:
+    assert not any("augmentation" in key for key in finish(config, tmp_path).lineage)
+    settings = {
+        "methods": ["synonyms", "masked"],
+        "row_share": 0.5,
+        "wordnet": str(wordnet_folder),
+        "masked_model": str(masked_folder),
+    }
+    augmented = changed(config, augmentation=settings)
+    with pytest.raises(OutputError, match=r"augmentation\.methods: not known there"):
+        prepare(augmented)
+    job = ready(changed(augmented, output={"path": str(tmp_path / "other")}))
+    assert job.max_copies == 2 * 9  # half of 18 training rows, by two methods
+    assert job.lineage["augmentation.row_share"] == "0.5"
+    for key in ("augmentation.wordnet", "augmentation.masked_model"):
+        assert len(job.lineage[key]) >= 64  # a digest, not a place
+
+
 def test_other_data_and_another_base_are_refused_by_name(
     config: TrainConfig, tmp_path: Path, write_shards: Write
 ) -> None:
