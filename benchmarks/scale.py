@@ -104,10 +104,13 @@ def measure(config: ScoreConfig, root: Path, num_shards: int, num_bytes: int) ->
             marks.append((time.perf_counter(), resident_bytes()))
             due = next(quarter) if len(marks) > 1 else due
 
+    cpu_seconds = time.process_time()
     summary = score(config, on_progress=look)
+    cpu_seconds = time.process_time() - cpu_seconds
     assert summary.num_rows_scored == job.standing.plan.num_rows
     seconds = marks[-1][0] - marks[0][0]
     show("dispatch and commit", f"{num_shards / seconds:.1f} splits/s")
+    show("driver's share of that", f"{cpu_seconds / num_shards * 1e3:.1f} ms of CPU a split")
     sizes = ", ".join(f"{size / 2**20:,.0f}" for _, size in marks)
     show("driver's memory at 0, 25, 50, 75, 100%", f"{sizes} MiB")
     state = sum(
