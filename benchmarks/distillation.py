@@ -1,6 +1,6 @@
 """What a small model loses in accuracy and gains in speed, with a teacher and without; CPU, no Ray.
 
-    python benchmarks/distillation.py [--rows 2000] [--layers 2] [--epochs 3] [--seeds 1]
+    python benchmarks/distillation.py [--rows 1000] [--layers 2] [--epochs 3] [--seeds 1]
 
 The teacher is MiniLM, six layers, fine-tuned on Rotten Tomatoes; the student its first layers,
 before fine-tuning, trained on the same rows with and without what the teacher says of them. The
@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=2_000)
+    parser.add_argument("--rows", type=int, default=1_000)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=1)
