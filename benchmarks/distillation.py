@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import transformers
 from augmentation import (
     LABELS,
     MAX_LENGTH,
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
     names = ("torch", "transformers", "onnxruntime")
     print(f"{options.threads} threads;", ", ".join(f"{name} {version(name)}" for name in names))
