@@ -1,6 +1,7 @@
 """What copies of training rows are worth where rows are few: accuracy on real reviews, CPU, no Ray.
 
-    python benchmarks/augmentation.py [--wordnet FOLDER] [--rows 500] [--epochs 2] [--seeds 3]
+    python benchmarks/augmentation.py [--wordnet FOLDER] [--rows 500] [--epochs 2] [--seeds 3] \
+        [--methods synonyms swap deletion]
 
 For each seed other rows of Rotten Tomatoes are trained on, one copy of each by the method named;
 the last 1,000 rows are held out. Copies double the steps, so plain rows are trained on for twice
@@ -45,6 +46,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--wordnet", type=Path, help="without it no synonyms")
+    parser.add_argument("--methods", nargs="+", default=["synonyms", "swap", "deletion"])
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
@@ -59,7 +61,7 @@ def main() -> None:
     held_out = as_examples(texts[-NUM_HELD_OUT:], label_ids[-NUM_HELD_OUT:], base)
     with tempfile.TemporaryDirectory() as scratch:
         wordnet = nltk_folder(options.wordnet, Path(scratch)) if options.wordnet else None
-        methods = [*(["synonyms"] if wordnet else []), "swap", "deletion"]
+        methods = [name for name in options.methods if wordnet or name != "synonyms"]
         sides = {
             "no copies": ((), 1),
             "no copies, twice the epochs": ((), 2),

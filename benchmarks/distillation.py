@@ -1,6 +1,6 @@
 """What a small model loses in accuracy and gains in speed, with a teacher and without; CPU, no Ray.
 
-    python benchmarks/distillation.py [--rows 2000] [--layers 2] [--epochs 3] [--seeds 1]
+    python benchmarks/distillation.py [--rows 1000] [--layers 2] [--epochs 3] [--seeds 1]
 
 The teacher is MiniLM, six layers, fine-tuned on Rotten Tomatoes; the student its first layers,
 before fine-tuning, trained on the same rows with and without what the teacher says of them. The
@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import transformers
 from augmentation import (
     LABELS,
     MAX_LENGTH,
@@ -47,12 +48,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=2_000)
+    parser.add_argument("--rows", type=int, default=1_000)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
     names = ("torch", "transformers", "onnxruntime")
     print(f"{options.threads} threads;", ", ".join(f"{name} {version(name)}" for name in names))

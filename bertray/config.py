@@ -170,7 +170,7 @@ class Augmentation(Section):
         (),
         description="How copies are made, each method its own: `synonyms`, `swap` and `deletion` "
         "of words (EDA, Wei & Zou 2019), `masked` (words guessed by a masked language model), "
-        "`back_translation`. Default: no copies.",
+        "`back_translation`. Of a pair one text, drawn at random, changes. Default: no copies.",
     )
     row_share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         1.0, description="Share of the training rows that have copies, drawn by `training.seed`."
@@ -191,7 +191,8 @@ class Augmentation(Section):
     translation_models: tuple[str, str] | None = Field(
         None,
         description="Models for `back_translation`, there and back, as in "
-        "`[Helsinki-NLP/opus-mt-en-de, Helsinki-NLP/opus-mt-de-en]`: hub ids, folders or URIs.",
+        "`[Helsinki-NLP/opus-mt-en-de, Helsinki-NLP/opus-mt-de-en]`: hub ids, folders or URIs of "
+        "models that need not be told the languages.",
     )
 
     @model_validator(mode="after")
