@@ -1,7 +1,7 @@
 """What becomes of texts over max_length: truncated, head and tail, or windows; accuracy and cost.
 
     python benchmarks/long_documents.py --model FOLDER --reviews imdb.csv \
-        [--rows 800] [--heldout-rows 1000] [--epochs 2] [--seeds 2] [--max-length 128]
+        [--rows 400] [--heldout-rows 400] [--epochs 2] [--seeds 2] [--max-length 128]
 
 The file of reviews is a CSV with the columns ``text`` and ``label``, or ``FILE:COLUMN=VALUE`` for
 some of its rows. Each way is trained by `bertray train` on the same rows with the same settings,
@@ -37,8 +37,8 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True)
     parser.add_argument("--reviews", required=True, help="CSV of labelled long texts")
-    parser.add_argument("--rows", type=int, default=800)
-    parser.add_argument("--heldout-rows", type=int, default=1_000)
+    parser.add_argument("--rows", type=int, default=400)
+    parser.add_argument("--heldout-rows", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--max-length", type=int, default=128)
@@ -71,7 +71,7 @@ def fine_tune(folder: Path, way: str, *, seed: int, options: argparse.Namespace)
         f"data.train={folder / 'train.parquet'}",
         "optim.learning_rate=1e-4",
         f"training.num_epochs={options.epochs}",
-        "training.per_device_batch_size=16",
+        "training.per_device_batch_size=8",
         "training.metric=loss",  # of a tenth of the rows: their accuracy would be chance
         f"training.seed={seed}",
         f"output.path={folder / way}-{seed}",
