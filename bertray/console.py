@@ -102,10 +102,11 @@ class TrainView(View):
         match event:
             case Start():
                 self._num_epochs = event.num_epochs
+                copies = f" copies<={event.max_copies}" if event.max_copies else ""
                 logger.info(
-                    "training rows=%d copies<=%d validation_rows=%d labels=%d",
+                    "training rows=%d%s validation_rows=%d labels=%d",
                     event.num_rows,
-                    event.max_copies,
+                    copies,
                     event.num_validation_rows,
                     len(event.labels),
                 )
