@@ -1,12 +1,14 @@
 """What becomes of texts over max_length: truncated, head and tail, or windows; accuracy and cost.
 
     python benchmarks/long_documents.py --model FOLDER --reviews imdb.csv \
-        [--rows 400] [--heldout-rows 400] [--epochs 2] [--seeds 2] [--max-length 128]
+        [--rows 400] [--heldout-rows 400] [--epochs 2] [--seeds 1] [--max-length 128] \
+        [--folder KEPT]
 
 The file of reviews is a CSV with the columns ``text`` and ``label``, or ``FILE:COLUMN=VALUE`` for
 some of its rows. Each way is trained by `bertray train` on the same rows with the same settings,
 seed by seed, and measured by `bertray evaluate` on the same held-out rows; what was trained
-truncated is also scored in windows. ``--model`` is an encoder to fine-tune.
+truncated is also scored in windows. ``--model`` is an encoder to fine-tune. With ``--folder`` a run
+that was cut off, or one of more seeds, goes on with the bundles that are there.
 """
 
 import argparse
@@ -40,17 +42,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--heldout-rows", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     logging.getLogger("ray").setLevel(logging.ERROR)
     print(", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "transformers")))
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+        folder = options.folder or Path(scratch)
+        folder.mkdir(exist_ok=True)
         reviews = read_reviews(options.reviews)
-        train_rows, heldout = reviews[: options.rows], reviews[-options.heldout_rows :]
-        pq.write_table(train_rows, folder / "train.parquet")
-        pq.write_table(heldout, folder / "heldout.parquet")
+        heldout = reviews[-options.heldout_rows :]
+        if not (folder / "heldout.parquet").exists():
+            pq.write_table(reviews[: options.rows], folder / "train.parquet")
+            pq.write_table(heldout, folder / "heldout.parquet")
         tell_lengths(options.model, heldout, max_length=options.max_length)
         print("\n| trained | scored | accuracy, mean | by seed | training, s | scoring, s |")
         print("|---|---|---|---|---|---|")
@@ -69,7 +74,7 @@ def fine_tune(folder: Path, way: str, *, seed: int, options: argparse.Namespace)
         f"model.max_length={options.max_length}",
         f"text.long={way}",
         f"data.train={folder / 'train.parquet'}",
-        "optim.learning_rate=1e-4",
+        "optim.learning_rate=2e-4",
         f"training.num_epochs={options.epochs}",
         "training.per_device_batch_size=8",
         "training.metric=loss",  # of a tenth of the rows: their accuracy would be chance
