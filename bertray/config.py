@@ -245,7 +245,7 @@ class ScoredOutput(Section):
     """Where the scored shards go."""
 
     path: str = Field(description="Folder or URI of the scored shards.")
-    prefix: str = Field("", description="Put before the names of the four scored columns.")
+    prefix: str = Field("", description="Put before the names of the scored columns.")
     replace: bool = Field(
         False, description="Start the output over when it holds another model's or settings' work."
     )

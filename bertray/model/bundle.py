@@ -9,7 +9,7 @@ import logging
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from bertray import __version__, storage
 from bertray.errors import ModelError
 from bertray.model.cache import digest_of, fetch, with_safetensors
+from bertray.schema import Task
 
 if TYPE_CHECKING:  # three seconds of imports, which an actor with ONNX Runtime needs not
     from transformers import PreTrainedModel
@@ -27,8 +28,11 @@ logger = logging.getLogger(__name__)
 MANIFEST = "bertray.json"
 FORMAT_VERSION = 1
 LONGEST = 512  # for models that name no limit of their own
-
-Task = Literal["single_label", "multi_label", "regression"]
+PROBLEM_TYPES: dict[Task, str] = {  # what Hugging Face calls them in config.json
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Bundle:
         task: how the logits are read.
         max_length: tokens a row is cut to unless a setting says otherwise.
         digest: sha256 over the names and contents of the model's files.
+        thresholds: of independent labels, the least probability at which a row has each; None for
+            0.5 throughout.
     """
 
     source: str
@@ -52,6 +58,7 @@ class Bundle:
     task: Task
     max_length: int
     digest: str
+    thresholds: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class Manifest:
         lineage: digests of the training data and settings.
         versions: of the packages that trained it.
         created: UTC time, ISO 8601.
+        thresholds: of independent labels, as the validation rows have them best.
     """
 
     labels: list[str]
@@ -77,6 +85,7 @@ class Manifest:
     lineage: dict[str, str]
     versions: dict[str, str]
     created: str
+    thresholds: list[float] | None = None
     format_version: int = FORMAT_VERSION
 
 
@@ -102,14 +111,27 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
         )
     manifest = read_manifest(str(folder))
     if manifest is not None:
-        labels, task, max_length = tuple(manifest.labels), manifest.task, manifest.max_length
-    else:
-        names = cast(dict[int, str], config.id2label or {})
-        count = int(config.num_labels or 0)
-        labels = tuple(names.get(index, f"LABEL_{index}") for index in range(count))
-        task = _task_of(config)
-        max_length = longest_input(config, load_tokenizer(folder, key=key))
-    return Bundle(source, location, folder, labels, task, max_length, digest)
+        thresholds = tuple(manifest.thresholds) if manifest.thresholds is not None else None
+        return Bundle(
+            source,
+            location,
+            folder,
+            labels=tuple(manifest.labels),
+            task=manifest.task,
+            max_length=manifest.max_length,
+            digest=digest,
+            thresholds=thresholds,
+        )
+    names = cast(dict[int, str], config.id2label or {})
+    return Bundle(
+        source,
+        location,
+        folder,
+        labels=tuple(names.get(index, f"LABEL_{index}") for index in range(config.num_labels or 0)),
+        task=_task_of(config),
+        max_length=longest_input(config, load_tokenizer(folder, key=key)),
+        digest=digest,
+    )
 
 
 def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
@@ -187,7 +209,8 @@ def save_bundle(
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    said = {name: value for name, value in asdict(manifest).items() if value is not None}
+    text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 

@@ -13,11 +13,20 @@ import torch
 
 from bertray.errors import ModelError
 from bertray.model.backend import TorchBackend
-from bertray.model.bundle import Bundle, Task, load_tokenizer, read_config
+from bertray.model.bundle import Bundle, load_tokenizer, read_config
 from bertray.model.forward import Backend, run_batches
 from bertray.model.rate import forward_flops
 from bertray.model.settings import EngineSettings
-from bertray.schema import EMPTY_TEXT, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Predictions
+from bertray.schema import (
+    EMPTY_TEXT,
+    NOT_FINITE,
+    NOT_UTF8,
+    NULL_TEXT,
+    OK,
+    Predictions,
+    Task,
+    has_labels,
+)
 from bertray.text.columns import Texts, as_column, distinct, is_blank, is_null, not_utf8
 from bertray.text.encoding import Encoder
 from bertray.text.ragged import Encoded
@@ -93,7 +102,8 @@ def verify_int8(
         return 0.0
     left, right = exact.probabilities[rows], rounded.probabilities[rows]
     if bundle.task == "multi_label":
-        return float(((left >= 0.5) == (right >= 0.5)).all(axis=1).mean())
+        same = has_labels(left, bundle.thresholds) == has_labels(right, bundle.thresholds)
+        return float(same.all(axis=1).mean())
     return float((left.argmax(axis=1) == right.argmax(axis=1)).mean())
 
 

@@ -101,7 +101,7 @@ def prepare(config: ScoreConfig) -> Job:
     # Checks the settings too; on which device class they will be used is not known yet.
     engine_settings(bundle, config.model, device="cuda" if config.pool.wants_gpus else "cpu")
     contract = folder.contract_of(config, bundle)
-    reading = Reading.of_job(config)
+    reading = Reading.of_job(config, bundle.task)
     standing = take_stock(source, output.path, contract.digests, check_schema=reading.check)
     if standing.pending:
         load_model(bundle)  # a head that does not fit is found here, not in every actor
@@ -172,6 +172,7 @@ def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Rece
         prefix=job.reading.prefix,
         keep_bad_rows=job.config.input.on_bad_row == "quarantine",
         attempts=None,
+        task=job.bundle.task,
     )
     empty = [split for split in splits if not split.num_rows]
     yield from sink.write_empty(empty, reading=job.reading, labels=job.bundle.labels)

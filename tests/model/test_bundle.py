@@ -81,6 +81,32 @@ def test_a_saved_bundle_reads_back_and_loads_with_plain_transformers(
         assert torch.equal(weight, plain.state_dict()[name])
 
 
+def test_thresholds_of_independent_labels_are_read_back_and_else_there_are_none(
+    folder: Path, tmp_path: Path
+) -> None:
+    edit_config(folder, problem_type="multi_label_classification")
+    plain = open_bundle(str(folder))
+    assert (plain.task, plain.thresholds) == ("multi_label", None)
+    manifest = Manifest(
+        labels=["a", "b", "c"],
+        task="multi_label",
+        max_length=48,
+        base="somewhere",
+        metrics={},
+        lineage={},
+        versions={},
+        created="2026-01-01T00:00:00+00:00",
+        thresholds=[0.5, 0.25, 0.125],
+    )
+    (tmp_path / "bundle").mkdir()
+    tokenizer = load_tokenizer(folder)
+    save_bundle(
+        tmp_path / "bundle", model=load_model(plain), tokenizer=tokenizer, manifest=manifest
+    )
+    bundle = open_bundle(str(tmp_path / "bundle"))
+    assert (bundle.task, bundle.thresholds) == ("multi_label", (0.5, 0.25, 0.125))
+
+
 def test_the_digest_follows_what_decides_predictions_and_nothing_else(folder: Path) -> None:
     before = digest_of(folder)
     (folder / "README.md").write_text("notes")
