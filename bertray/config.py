@@ -56,7 +56,11 @@ class TrainData(Section):
     text_pair: str | None = Field(
         None, description="Column that holds the second text of sentence pairs."
     )
-    label: str = Field("label", description="Column that holds the label: string or integer.")
+    label: str = Field(
+        "label",
+        description="Column that holds the label: string or integer, or a list of them where rows "
+        "have any number of labels.",
+    )
 
 
 class Optim(Section):
@@ -84,6 +88,11 @@ class Optim(Section):
 class Training(Section):
     """The training loop."""
 
+    task: Literal["auto", "single_label", "multi_label"] = Field(
+        "auto",
+        description="What is learnt: one label a row, or any number of independent ones. `auto`: "
+        "as the label column has them.",
+    )
     num_epochs: Count = Field(3, description="Passes over the training rows.")
     per_device_batch_size: Count = Field(32, description="Rows per worker and optimizer step.")
     accumulation_steps: Count = Field(
@@ -109,10 +118,14 @@ class Training(Section):
     class_weights: Literal["balanced"] | dict[str, Positive] | None = Field(
         None,
         description="Weight of a row by its label, as in `{spam: 4}`; labels not named have 1. "
-        "`balanced`: each label weighs as much as any other. Default: all rows weigh the same.",
+        "`balanced`: each label weighs as much as any other. Where rows have several labels: "
+        "weight of the rows that have it for what is learnt of it; `balanced`: as much as the "
+        "rows that do not. Default: all rows weigh the same.",
     )
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="Share of each row's target that is spread over all labels."
+        0.0,
+        description="Share of each row's target that is spread over all labels. Only where a row "
+        "has one label.",
     )
     focal_gamma: NonNegative = Field(
         0.0,
@@ -126,8 +139,13 @@ class Training(Section):
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="Seeds the split, the shuffles, the head and the dropout."
     )
-    metric: Literal["accuracy", "macro_f1", "loss"] = Field(
-        "accuracy", description="Validation metric that picks the epoch whose weights are kept."
+    metric: (
+        Literal["accuracy", "macro_f1", "micro_f1", "subset_accuracy", "lrap", "loss"] | None
+    ) = Field(
+        None,
+        description="Validation metric that picks the epoch whose weights are kept: `accuracy`, "
+        "`macro_f1` or `loss`; where rows have several labels `macro_f1`, `micro_f1`, "
+        "`subset_accuracy`, `lrap` or `loss`. Default: the first of these.",
     )
 
 

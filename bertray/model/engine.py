@@ -208,11 +208,11 @@ def to_probabilities(logits: np.ndarray, *, task: Task) -> np.ndarray:
     """Softmax over the labels; for independent labels the logistic function of each.
 
     Args:
-        logits: float32 of shape (N, C).
+        logits: floats of shape (N, C).
         task: how the logits are read.
 
     Returns:
-        float32 of shape (N, C).
+        Of the same shape and number type.
     """
     tensor = torch.from_numpy(logits)
     result = tensor.sigmoid() if task == "multi_label" else tensor.softmax(dim=-1)

@@ -13,6 +13,7 @@ from bertray.config import TrainModel
 from bertray.errors import ConfigError, ModelError
 from bertray.model.bundle import (
     LONGEST,
+    PROBLEM_TYPES,
     load_tokenizer,
     longest_input,
     num_positions,
@@ -20,6 +21,7 @@ from bertray.model.bundle import (
     read_config,
 )
 from bertray.model.cache import digest_of, fetch, with_safetensors
+from bertray.schema import Task
 
 KEY = "model.base"
 
@@ -86,7 +88,9 @@ def folder_of(base: Base) -> Path:
     return with_safetensors(folder, digest, source=base.source)
 
 
-def load_base(base: Base, *, labels: Sequence[str], seed: int) -> PreTrainedModel:
+def load_base(
+    base: Base, *, labels: Sequence[str], seed: int, task: Task = "single_label"
+) -> PreTrainedModel:
     """The encoder with a head for ``labels``, on the CPU in float32; ``seed`` fills the head.
 
     A head that the base brings along is kept if it has as many labels, else replaced.
@@ -103,7 +107,7 @@ def load_base(base: Base, *, labels: Sequence[str], seed: int) -> PreTrainedMode
                 folder,
                 id2label=names,
                 label2id={label: index for index, label in names.items()},
-                problem_type="single_label_classification",
+                problem_type=PROBLEM_TYPES[task],
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,

@@ -1,4 +1,4 @@
-"""Texts to what the workers train on: token ids and label ids, one row an example.
+"""Texts to what the workers train on: token ids and targets, one row an example.
 
 The cluster reads the shards and tokenizes them through Ray Data, each piece by itself, in any
 order; the result is put in row-id order, so that it does not depend on who did what.
@@ -41,7 +41,7 @@ def encode(
     Raises:
         DataError: no training row, or no validation row, has a text.
     """
-    num_rows = len(labelled.label_ids)
+    num_rows = len(labelled.targets)
     wanted = min(-(-num_rows // ROWS_PER_TOKENIZER), len(labelled.pieces))
     DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(
@@ -59,7 +59,7 @@ def encode(
     tables = list(cluster.unwrapped(iter(blocks)))  # Ray Data hands on no empty ones
     if not tables:
         raise _no_text("data.train", data)
-    examples = in_row_order(pa.concat_tables(tables), labelled.label_ids)
+    examples = in_row_order(pa.concat_tables(tables), labelled.targets)
     if num_dropped := num_rows - len(examples):
         logger.warning("rows without text are left out num_rows=%d of=%d", num_dropped, num_rows)
     held_out = labelled.is_validation[examples.row_ids]
@@ -109,7 +109,7 @@ def _tokenize_piece(piece: Piece, encoder: Encoder, columns: Sequence[str]) -> p
     return pa.table(arrays)
 
 
-def in_row_order(table: pa.Table, label_ids: np.ndarray) -> Examples:
+def in_row_order(table: pa.Table, targets: np.ndarray) -> Examples:
     """Blocks come in any order: Ray Data streams."""
     row_ids = table.column("row_id").to_numpy()
     ids = table.column("input_ids").combine_chunks()
@@ -123,7 +123,7 @@ def in_row_order(table: pa.Table, label_ids: np.ndarray) -> Examples:
         token_type_ids=segments,
     )
     order = np.argsort(row_ids)
-    return select(Examples(encoded, label_ids[row_ids], row_ids), order)
+    return select(Examples(encoded, targets[row_ids], row_ids), order)
 
 
 def _no_text(key: str, data: TrainData) -> DataError:

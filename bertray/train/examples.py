@@ -13,12 +13,12 @@ class Examples:
 
     Attributes:
         encoded: their token ids.
-        label_ids: int64 of shape (N,).
+        targets: as `Labelled` has them.
         row_ids: int64 of shape (N,).
     """
 
     encoded: Encoded
-    label_ids: np.ndarray
+    targets: np.ndarray
     row_ids: np.ndarray
 
     def __len__(self) -> int:
@@ -39,6 +39,6 @@ def select(examples: Examples, rows: np.ndarray) -> Examples:
             offsets=offsets,
             token_type_ids=segments[tokens] if segments is not None else None,
         ),
-        label_ids=examples.label_ids[rows],
+        targets=examples.targets[rows],
         row_ids=examples.row_ids[rows],
     )

@@ -19,13 +19,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from bertray.config import Optim, Training
-from bertray.evaluate.metrics import HIGHER_IS_BETTER, classification_metrics
+from bertray.evaluate.metrics import HIGHER_IS_BETTER
 from bertray.model.bundle import quiet
+from bertray.schema import Task
 from bertray.train.base import Base, load_base, load_checkpoint
 from bertray.train.examples import Examples
 from bertray.train.labels import Piece
 from bertray.train.layers import freeze
 from bertray.train.loss import Loss
+from bertray.train.measure import measure
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import num_steps_per_epoch, plan_epoch
 from bertray.train.precision import Precision
@@ -47,6 +49,7 @@ class Epoch:
         num_rows: trained on.
         num_tokens: likewise, padding not counted.
         seconds: of the steps, validation not counted.
+        thresholds: of independent labels, as the validation rows have them best.
     """
 
     epoch: int
@@ -55,6 +58,7 @@ class Epoch:
     num_rows: int
     num_tokens: int
     seconds: float
+    thresholds: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,9 @@ class WorkerJob:
 
     Attributes:
         base: the model to start from.
+        task: what is learnt.
         labels: label names in label-id order.
+        metric: that picks an epoch.
         optim: the config's section.
         training: likewise.
         loss: what the steps minimise.
@@ -74,7 +80,9 @@ class WorkerJob:
     """
 
     base: Base
+    task: Task
     labels: tuple[str, ...]
+    metric: str
     optim: Optim
     training: Training
     loss: Loss
@@ -114,7 +122,7 @@ def _train(job: WorkerJob) -> None:
         bare = (
             load_checkpoint(Path(folder))
             if folder
-            else load_base(job.base, labels=job.labels, seed=training.seed)
+            else load_base(job.base, labels=job.labels, seed=training.seed, task=job.task)
         )
         if training.freeze_layers is not None:
             freeze(bare, num_layers=training.freeze_layers)
@@ -133,7 +141,7 @@ def _train(job: WorkerJob) -> None:
         log = read_steps((Path(folder) / STEPS).read_text()) if folder else []
 
     for epoch in range(len(history), training.num_epochs):
-        if is_stuck(history, training):  # every rank has the same metrics
+        if is_stuck(history, training, metric=job.metric):  # every rank has the same metrics
             break
         seed_epoch(training.seed, epoch=epoch, rank=rank)
         plan = plan_epoch(
@@ -163,7 +171,7 @@ def _train(job: WorkerJob) -> None:
         taken = list(_announced(steps, job.events) if rank == 0 else steps)
         log += taken
         seconds = time.perf_counter() - start
-        probabilities = predict(
+        predictions = predict(
             model,
             validation.encoded,
             precision=precision,
@@ -172,16 +180,19 @@ def _train(job: WorkerJob) -> None:
             pad_token_id=job.base.pad_token_id,
             rank=rank,
             world_size=world_size,
+            task=job.task,
         )
+        metrics, thresholds = measure(predictions, validation.targets, task=job.task)
         num_rows = sum(step.num_rows for step in taken)
         history.append(
             Epoch(
                 epoch=epoch + 1,
                 train_loss=sum(step.loss * step.num_rows for step in taken) / num_rows,
-                metrics=classification_metrics(probabilities, validation.label_ids),
+                metrics=metrics,
                 num_rows=num_rows,
                 num_tokens=sum(step.num_tokens for step in taken),
                 seconds=seconds,
+                thresholds=thresholds,
             )
         )
         if rank == 0:
@@ -191,13 +202,13 @@ def _train(job: WorkerJob) -> None:
             ray.train.report({})
 
 
-def is_stuck(history: Sequence[Epoch], training: Training) -> bool:
+def is_stuck(history: Sequence[Epoch], training: Training, *, metric: str) -> bool:
     """Whether the last epochs, as many as one is patient with, brought no better metric."""
     patience = training.early_stopping_patience
     if patience is None or not history:
         return False
-    sign = 1 if HIGHER_IS_BETTER[training.metric] else -1
-    values = [sign * epoch.metrics[training.metric] for epoch in history]
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    values = [sign * epoch.metrics[metric] for epoch in history]
     return len(values) - 1 - values.index(max(values)) >= patience
 
 

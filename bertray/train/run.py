@@ -49,6 +49,7 @@ from bertray.train.labels import Labelled, list_shards, read_labels
 from bertray.train.layers import freeze
 from bertray.train.loop import Epoch, WorkerJob, train_worker
 from bertray.train.loss import make_loss
+from bertray.train.measure import metric_of
 from bertray.train.optim import parameter_groups
 from bertray.train.steps import Step
 
@@ -118,12 +119,13 @@ class TrainSummary:
 
 @dataclass(frozen=True)
 class Job:
-    """A training whose inputs have been checked."""
+    """A training whose inputs have been checked; the metric is the one that picks an epoch."""
 
     config: TrainConfig
     base: Base
     lineage: dict[str, str]
     labelled: Labelled
+    metric: str
 
 
 def train(
@@ -144,7 +146,7 @@ def train(
     held = int(job.labelled.is_validation.sum())
     on_progress(
         Start(
-            num_rows=len(job.labelled.label_ids) - held,
+            num_rows=len(job.labelled.targets) - held,
             num_validation_rows=held,
             labels=job.labelled.labels,
             num_epochs=config.training.num_epochs,
@@ -158,11 +160,16 @@ def train(
     events = Queue(actor_options={"num_cpus": 0})
     worker_job = WorkerJob(
         base=job.base,
+        task=job.labelled.task,
         labels=job.labelled.labels,
+        metric=job.metric,
         optim=config.optim,
         training=config.training,
         loss=make_loss(
-            config.training, labels=job.labelled.labels, label_ids=examples[0].label_ids
+            config.training,
+            task=job.labelled.task,
+            labels=job.labelled.labels,
+            targets=examples[0].targets,
         ),
         pieces=job.labelled.pieces,
         num_threads=config.scaling.num_threads,
@@ -179,19 +186,19 @@ def train(
         result = fit(trainer, events=events, on_progress=on_progress)
     finally:
         events.shutdown()
-    checkpoint, at_best = best_checkpoint(result, metric=config.training.metric)
+    checkpoint, at_best = best_checkpoint(result, metric=job.metric)
     summary = TrainSummary(
         epochs=tuple(Epoch(**epoch) for epoch in (result.metrics or {})["history"]),
         best_epoch=len(at_best["history"]),
         labels=job.labelled.labels,
         num_rows=len(examples[0]),
         num_validation_rows=len(examples[1]),
-        num_rows_left_out=len(job.labelled.label_ids) - sum(map(len, examples)),
+        num_rows_left_out=len(job.labelled.targets) - sum(map(len, examples)),
         seconds=time.perf_counter() - start,
     )
     with checkpoint.as_directory() as weights, tempfile.TemporaryDirectory() as made:
         write_bundle(Path(made), weights=Path(weights), job=job, summary=summary)
-        write_course(Path(made), steps_of(result), summary, metric=config.training.metric)
+        write_course(Path(made), steps_of(result), summary, metric=job.metric)
         folder.publish(Path(made), config.output.path)
     return summary
 
@@ -206,22 +213,24 @@ def prepare(config: TrainConfig) -> Job | TrainSummary:
     if found is not None:
         folder.finish(output.path)
         return read_summary(output.path)
-    labelled = read_labels(shards, config.data, seed=config.training.seed)
-    check(config, load_base(base, labels=labelled.labels, seed=0), labelled)
-    return Job(config, base, lineage, labelled)
+    training = config.training
+    labelled = read_labels(shards, config.data, seed=training.seed, task=training.task)
+    metric = metric_of(training, labelled.task)
+    check(config, load_base(base, labels=labelled.labels, seed=0, task=labelled.task), labelled)
+    return Job(config, base, lineage, labelled, metric)
 
 
 def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> None:
     """Find here, not in every worker, what the model or the labels do not allow.
 
     Raises:
-        ConfigError: layers or labels are named that are not there.
+        ConfigError: layers or labels are named that are not there, or the loss cannot be had.
     """
     training = config.training
     if training.freeze_layers is not None:
         freeze(model, num_layers=training.freeze_layers)
     parameter_groups(model, config.optim)
-    make_loss(training, labels=labelled.labels, label_ids=labelled.label_ids)
+    make_loss(training, task=labelled.task, labels=labelled.labels, targets=labelled.targets)
 
 
 def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
@@ -249,7 +258,7 @@ def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
 
 def run_config(job: Job) -> RunConfig:
     """Checkpoints below the output folder: the best one and the latest."""
-    output, metric = storage.absolute(job.config.output.path), job.config.training.metric
+    output, metric = storage.absolute(job.config.output.path), job.metric
     fs, path = storage.resolve(storage.join(output, folder.RUN))
     remote = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
     return RunConfig(
@@ -319,13 +328,14 @@ def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) 
         tokenizer=load_tokenizer(folder_of(job.base)),
         manifest=Manifest(
             labels=list(summary.labels),
-            task="single_label",
+            task=job.labelled.task,
             max_length=job.base.max_length,
             base=job.config.model.base,
             metrics=summary.metrics,
             lineage=job.lineage,
             versions=package_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            thresholds=summary.epochs[summary.best_epoch - 1].thresholds,
         ),
     )
     (made / CONFIG).write_text(dump_config(job.config), encoding="utf-8")

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from bertray.errors import DataError
+from bertray.model.engine import to_probabilities
+from bertray.schema import Task
 from bertray.text.batching import plan_batches
 from bertray.text.ragged import Encoded, padded_inputs
 from bertray.train.examples import Examples
@@ -87,17 +89,17 @@ def train_steps(
         shares = deal(batch, lengths, num_ranks=world_size)
         rows = shares[rank] if len(shares[rank]) else batch[:1]
         weight = 1.0 if len(shares[rank]) else 0.0
-        num_rows = loss.num_rows(examples.label_ids[batch])
+        num_rows = loss.num_rows(examples.targets[batch])
         optimizer.zero_grad()
         total = torch.zeros((), device=device)
         passes = np.array_split(rows, min(accumulation_steps, len(rows)))
         for some in passes:
             inputs = collate(examples.encoded, some, pad_token_id=pad_token_id, device=device)
-            label_ids_B = torch.from_numpy(examples.label_ids[some]).to(device)
+            targets = torch.from_numpy(examples.targets[some]).to(device)
             with nullcontext() if some is passes[-1] else _alone(model):
                 with precision.autocast():
                     logits_BC = model(**inputs).logits
-                found = weight * loss.of_rows(logits_BC, label_ids_B)
+                found = weight * loss.of_rows(logits_BC, targets)
                 torch.autograd.backward(precision.scale(found * (world_size / num_rows)))
             total += found.detach()
         precision.unscale(optimizer)
@@ -138,6 +140,7 @@ def predict(
     pad_token_id: int,
     rank: int,
     world_size: int,
+    task: Task = "single_label",
 ) -> np.ndarray:
     """Probabilities of N rows; the ranks share the work, and each gets all of the result.
 
@@ -150,9 +153,10 @@ def predict(
         pad_token_id: fills shorter rows.
         rank: of this worker.
         world_size: number of workers.
+        task: how the logits are read.
 
     Returns:
-        float64 of shape (N, C), rows sum to 1.
+        float64 of shape (N, C).
 
     Raises:
         NonFiniteLossError: the model has come to give values that are not finite, on every rank.
@@ -174,7 +178,7 @@ def predict(
             "the model gives values that are not finite for validation rows; "
             "lower optim.learning_rate"
         )
-    return np.asarray(logits_NC.double().softmax(dim=-1).cpu().numpy())
+    return to_probabilities(logits_NC.double().cpu().numpy(), task=task)
 
 
 def collate(

@@ -49,13 +49,13 @@ def test_rows_are_tokenized_as_transformers_does_and_put_in_row_order(
     }
     labelled = labelled_texts(write_shards(shards))
     blocks = tokenized(labelled, base, ["text"])
-    examples = in_row_order(pa.concat_tables(blocks[::-1]), labelled.label_ids)
+    examples = in_row_order(pa.concat_tables(blocks[::-1]), labelled.targets)
     plain = AutoTokenizer.from_pretrained(classifier_folder)(
         texts, truncation=True, max_length=base.max_length
     )
     assert [row(examples, place) for place in range(50)] == plain["input_ids"]
     assert examples.row_ids.tolist() == list(range(50))
-    assert examples.label_ids.tolist() == [0, 1] * 25
+    assert examples.targets.tolist() == [0, 1] * 25
 
 
 def test_rows_without_text_are_left_out_and_keep_no_others_place(
@@ -66,9 +66,9 @@ def test_rows_without_text_are_left_out_and_keep_no_others_place(
         write_shards({"a": pa.table({"text": texts, "label": ["x", "y"] * 3})})
     )
     (block,) = tokenized(labelled, base, ["text"])
-    examples = in_row_order(block, labelled.label_ids)
+    examples = in_row_order(block, labelled.targets)
     assert examples.row_ids.tolist() == [0, 3, 5]
-    assert examples.label_ids.tolist() == [0, 1, 1]
+    assert examples.targets.tolist() == [0, 1, 1]
 
 
 def test_pairs_are_joined_with_their_segments(write_shards: Write, base: Base) -> None:
@@ -77,7 +77,7 @@ def test_pairs_are_joined_with_their_segments(write_shards: Write, base: Base) -
     )
     labelled = labelled_texts(write_shards({"a": table}), text_pair="more")
     (block,) = tokenized(labelled, base, ["text", "more"])
-    examples = in_row_order(block, labelled.label_ids)
+    examples = in_row_order(block, labelled.targets)
     assert examples.row_ids.tolist() == [0, 2, 3]
     assert examples.encoded.token_type_ids is not None
     assert examples.encoded.token_type_ids[:7].tolist() == [0, 0, 0, 0, 1, 1, 1]

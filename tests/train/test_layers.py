@@ -79,6 +79,6 @@ def epochs(*values: float) -> list[Epoch]:
 def test_training_stops_after_some_epochs_without_a_better_metric(
     values: tuple[float, ...], stuck: bool
 ) -> None:
-    training = Training(metric="loss", early_stopping_patience=2)
-    assert is_stuck(epochs(*values), training) is stuck
-    assert not is_stuck(epochs(*values), Training(metric="loss"))
+    training = Training(early_stopping_patience=2)
+    assert is_stuck(epochs(*values), training, metric="loss") is stuck
+    assert not is_stuck(epochs(*values), Training(), metric="loss")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from bertray.config import Optim
+from bertray.schema import Task
 from bertray.train.base import Base, load_base
 from bertray.train.examples import Examples
 from bertray.train.loop import load_checkpoint, load_state, save_state
-from bertray.train.loss import CROSS_ENTROPY, Loss
+from bertray.train.loss import CROSS_ENTROPY, BinaryCrossEntropy, CrossEntropy, Loss
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import plan_epoch
 from bertray.train.precision import Precision
@@ -33,7 +35,8 @@ class Trainer:
 
     def __init__(self, base: Base, examples: Examples, *, rank: int = 0, world_size: int = 1):
         self.rank, self.world_size, self.examples = rank, world_size, examples
-        self.loss, self.accumulation_steps = CROSS_ENTROPY, 1
+        self.loss: Loss = CROSS_ENTROPY
+        self.accumulation_steps = 1
         self.precision = Precision("auto", torch.device("cpu"))
         self.bare = load_base(base, labels=LABELS, seed=5)
         self.model: Any = self.bare
@@ -65,7 +68,7 @@ class Trainer:
         )
         return list(steps)
 
-    def predict(self) -> np.ndarray:
+    def predict(self, task: Task = "single_label") -> np.ndarray:
         return predict(
             self.model,
             self.examples.encoded,
@@ -75,6 +78,7 @@ class Trainer:
             pad_token_id=0,
             rank=self.rank,
             world_size=self.world_size,
+            task=task,
         )
 
 
@@ -87,7 +91,7 @@ def without_dropout(trainer: Trainer) -> Trainer:
     return trainer
 
 
-WEIGHTED = Loss(label_smoothing=0.1, focal_gamma=2.0, class_weights=(0.5, 3.0))
+WEIGHTED = CrossEntropy(label_smoothing=0.1, focal_gamma=2.0, class_weights=(0.5, 3.0))
 
 
 def weighted(trainer: Trainer, *, accumulation_steps: int) -> list[float]:
@@ -135,6 +139,27 @@ def test_two_ranks_take_the_steps_of_one_with_the_double_batch(
         np.testing.assert_allclose(two["losses"], losses, rtol=0, atol=1e-5)
         np.testing.assert_allclose(two["probabilities"], one.predict(), rtol=0, atol=1e-5)
         assert "the optimizer step was not taken" in (tmp_path / f"rank{rank}.txt").read_text()
+
+
+def test_independent_labels_are_learnt_whatever_the_passes(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    examples = make_examples(GLOBAL_BATCH)
+    has_label = np.array([[1, 0], [0, 1], [1, 1], [0, 0], [1, 0], [0, 1]], bool)
+    whole, cut = (
+        without_dropout(Trainer(base, replace(examples, targets=has_label))) for _ in range(2)
+    )
+    cut.accumulation_steps = 4
+    losses: list[list[float]] = [[], []]
+    for trainer, found in zip((whole, cut), losses, strict=True):
+        trainer.loss = BinaryCrossEntropy(focal_gamma=1.0, positive_weights=(2.0, 1.0))
+        trainer.num_steps = 100
+        trainer.start(Optim(learning_rate=3e-3))
+        found += [trainer.epoch(number)[0].loss for number in range(30)]
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-4)
+    assert losses[0][-1] < 0.2 * losses[0][0]
+    probabilities = whole.predict(task="multi_label")
+    assert ((probabilities >= 0.5) == has_label).all()
 
 
 def test_accumulated_passes_take_the_steps_of_whole_batches(
