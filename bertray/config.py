@@ -58,8 +58,8 @@ class TrainData(Section):
     )
     label: str = Field(
         "label",
-        description="Column that holds the label: string or integer, or a list of them where rows "
-        "have any number of labels.",
+        description="Column that holds the label: string or integer, a list of them where rows "
+        "have any number of labels, a number where that is to be learnt.",
     )
 
 
@@ -88,10 +88,10 @@ class Optim(Section):
 class Training(Section):
     """The training loop."""
 
-    task: Literal["auto", "single_label", "multi_label"] = Field(
+    task: Literal["auto", "single_label", "multi_label", "regression"] = Field(
         "auto",
-        description="What is learnt: one label a row, or any number of independent ones. `auto`: "
-        "as the label column has them.",
+        description="What is learnt: one label a row, any number of independent ones, or "
+        "(`regression`) a number. `auto`: labels, as the label column has them.",
     )
     num_epochs: Count = Field(3, description="Passes over the training rows.")
     per_device_batch_size: Count = Field(32, description="Rows per worker and optimizer step.")
@@ -140,12 +140,25 @@ class Training(Section):
         0, description="Seeds the split, the shuffles, the head and the dropout."
     )
     metric: (
-        Literal["accuracy", "macro_f1", "micro_f1", "subset_accuracy", "lrap", "loss"] | None
+        Literal[
+            "accuracy",
+            "macro_f1",
+            "micro_f1",
+            "subset_accuracy",
+            "lrap",
+            "rmse",
+            "mae",
+            "pearson",
+            "spearman",
+            "loss",
+        ]
+        | None
     ) = Field(
         None,
         description="Validation metric that picks the epoch whose weights are kept: `accuracy`, "
         "`macro_f1` or `loss`; where rows have several labels `macro_f1`, `micro_f1`, "
-        "`subset_accuracy`, `lrap` or `loss`. Default: the first of these.",
+        "`subset_accuracy`, `lrap` or `loss`; of numbers `rmse`, `mae`, `pearson`, `spearman` or "
+        "`loss`. Default: the first of these.",
     )
 
 

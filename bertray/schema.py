@@ -36,6 +36,19 @@ DEFAULT_THRESHOLD = 0.5  # of the probability of an independent label
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What a regression model's raw output stands for: so many deviations off the mean.
+
+    Attributes:
+        mean: of the numbers that it was trained on.
+        std: their standard deviation.
+    """
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
 class Predictions:
     """What the engine says of N rows, in input order.
 
@@ -112,6 +125,9 @@ def check_label_column(
             is_text(items) or pa.types.is_integer(items) or pa.types.is_null(items)
         )
         wanted = "lists of strings or integers"
+    elif task == "regression":
+        is_real = pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        fits, wanted = is_real or pa.types.is_integer(kind), "a number"
     else:
         fits = is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
         wanted = "string, integer or boolean"

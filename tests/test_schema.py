@@ -181,3 +181,24 @@ def test_only_the_names_of_the_tasks_own_columns_are_taken() -> None:
         check_no_clash(schema, schema.names, where="s", prefix="", task="multi_label")
     with pytest.raises(SchemaError, match=r"overwrite predicted_label; set output\.prefix"):
         check_no_clash(schema, schema.names, where="s", prefix="")
+
+
+def test_scores_are_one_column_and_what_is_missing_is_null() -> None:
+    scores = Predictions(np.array([[3.5], [np.nan]], np.float32), (OK, "null text"))
+    scored = append_predictions(
+        pa.table({"id": [1, 2]}), scores, labels=("stars",), task="regression", prefix="p_"
+    )
+    assert scored.schema.names == ["id", "p_predicted_score", "p_prediction_status"]
+    assert scored.schema.field("p_predicted_score").type == pa.float32()
+    assert scored["p_predicted_score"].to_pylist() == [3.5, None]
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.float16(), pa.float64(), pa.decimal128(5, 2)])
+def test_every_arrow_number_can_be_learnt_and_nothing_else(kind: pa.DataType) -> None:
+    numbers = pa.schema([("y", kind)])
+    check_label_column(numbers, "y", where="s", key="data.label", task="regression")
+    for other in (pa.string(), pa.bool_(), pa.list_(kind)):
+        with pytest.raises(SchemaError, match=r"expected a number; set data\.label"):
+            check_label_column(
+                pa.schema([("y", other)]), "y", where="s", key="data.label", task="regression"
+            )

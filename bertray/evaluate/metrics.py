@@ -1,4 +1,4 @@
-"""How good predictions are, on scikit-learn.
+"""How good predictions are, on scikit-learn and SciPy.
 
 # N = rows, C = labels
 """
@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, label_ranking_average_precision_score
 
 from bertray.schema import DEFAULT_THRESHOLD, Task, has_labels
@@ -18,6 +19,13 @@ METRICS: dict[Task, dict[str, bool]] = {
         "micro_f1": True,
         "subset_accuracy": True,
         "lrap": True,
+        "loss": False,
+    },
+    "regression": {
+        "rmse": False,
+        "mae": False,
+        "pearson": True,
+        "spearman": True,
         "loss": False,
     },
 }
@@ -118,6 +126,36 @@ def label_table(
     return {
         label: {name: float(values[index]) for name, values in columns.items()}
         for index, label in enumerate(labels)
+    }
+
+
+def regression_metrics(
+    scores: np.ndarray, targets: np.ndarray, *, std: float = 1.0
+) -> dict[str, float]:
+    """Metrics of predicted numbers.
+
+    Args:
+        scores: of shape (N,).
+        targets: the true numbers, of shape (N,).
+        std: deviation that the model's training took for 1.
+
+    Returns:
+        ``mae`` and ``rmse`` in the data's unit; the correlations ``pearson`` and ``spearman``, 0
+        where they are not defined: of a single row, or if all scores or all targets are equal; and
+        ``loss``, the mean squared error as training minimises it.
+
+    Raises:
+        ValueError: no rows, or unequal numbers of them.
+    """
+    _check_rows(scores, targets)
+    errors = scores.astype(np.float64) - targets
+    varied = np.ptp(scores) > 0 and np.ptp(targets) > 0
+    return {
+        "rmse": float(np.sqrt(np.square(errors).mean())),
+        "mae": float(np.abs(errors).mean()),
+        "pearson": float(pearsonr(scores, targets).statistic) if varied else 0.0,
+        "spearman": float(spearmanr(scores, targets).statistic) if varied else 0.0,
+        "loss": float(np.square(errors / std).mean()),
     }
 
 

@@ -14,8 +14,13 @@ import pyarrow.compute as pc
 
 from bertray import cluster, storage
 from bertray.config import EvaluateConfig, dump_config
-from bertray.errors import DataError, ModelError
-from bertray.evaluate.metrics import classification_metrics, label_table, multi_label_metrics
+from bertray.errors import DataError
+from bertray.evaluate.metrics import (
+    classification_metrics,
+    label_table,
+    multi_label_metrics,
+    regression_metrics,
+)
 from bertray.model.bundle import Bundle, load_model, open_bundle
 from bertray.schema import OK, check_label_column, scored_column_names, to_matrix
 from bertray.score.ledger import Attempts
@@ -71,10 +76,6 @@ def prepare(config: EvaluateConfig) -> tuple[Bundle, Plan, Reading]:
     """Look at everything that can be wrong, without a cluster."""
     data = config.data
     bundle = open_bundle(config.model.path)
-    if bundle.task == "regression":
-        raise ModelError(
-            f"model.path={config.model.path}: a regression model; evaluation takes classifiers"
-        )
     reading = Reading(
         data.text, data.text_pair, (data.label,), PREFIX, section="data", task=bundle.task
     )
@@ -149,28 +150,40 @@ def measure(table: pa.Table, bundle: Bundle, *, label: str) -> Evaluation:
         table.column(name) for name in scored_column_names(PREFIX, bundle.task)
     )
     labels = table.column(label)
+    if bundle.task == "regression":
+        labels = labels.cast(pa.float64(), safe=False)
+        labels = pc.if_else(pc.is_finite(labels), labels, None)
     present = pc.and_(pc.equal(status, OK), labels.is_valid())
     left_out = Counter(status.filter(pc.not_equal(status, OK)).to_pylist())
     left_out["null label"] = pc.sum(pc.and_(pc.equal(status, OK), labels.is_null())).as_py()
     kept, labels = probabilities.filter(present).combine_chunks(), labels.filter(present)
     if not len(kept):
         raise DataError(f"no row has both a text and a label in column {label!r}")
-    predicted = kept.flatten().to_numpy().reshape(len(kept), len(bundle.labels))
-    table_of_labels = {}
-    if bundle.task == "multi_label":
-        has_label = label_matrix(labels, bundle.labels)
-        metrics = multi_label_metrics(predicted, has_label, bundle.thresholds)
-        table_of_labels = label_table(
-            predicted, has_label, labels=bundle.labels, thresholds=bundle.thresholds
-        )
-    else:
-        metrics = classification_metrics(predicted, label_ids(labels, bundle.labels))
+    metrics, table_of_labels = _compare(kept, labels, bundle)
     return Evaluation(
         num_rows=table.num_rows,
         num_rows_evaluated=len(kept),
         metrics=metrics,
         left_out={reason: count for reason, count in left_out.items() if count},
         labels=table_of_labels,
+    )
+
+
+def _compare(
+    predicted: pa.Array, labels: pa.ChunkedArray, bundle: Bundle
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Metrics, and of independent labels the `label_table`."""
+    if bundle.task == "regression":
+        std = bundle.scale.std if bundle.scale is not None else 1.0
+        return regression_metrics(predicted.to_numpy(), labels.to_numpy(), std=std), {}
+    names = bundle.labels
+    probabilities = predicted.flatten().to_numpy().reshape(len(predicted), len(names))
+    if bundle.task == "single_label":
+        return classification_metrics(probabilities, label_ids(labels, names)), {}
+    has_label, thresholds = label_matrix(labels, names), bundle.thresholds
+    return (
+        multi_label_metrics(probabilities, has_label, thresholds),
+        label_table(probabilities, has_label, labels=names, thresholds=thresholds),
     )
 
 

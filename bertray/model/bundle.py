@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from bertray import __version__, storage
 from bertray.errors import ModelError
 from bertray.model.cache import digest_of, fetch, with_safetensors
-from bertray.schema import Task
+from bertray.schema import Scale, Task
 
 if TYPE_CHECKING:  # three seconds of imports, which an actor with ONNX Runtime needs not
     from transformers import PreTrainedModel
@@ -49,6 +49,7 @@ class Bundle:
         digest: sha256 over the names and contents of the model's files.
         thresholds: of independent labels, the least probability at which a row has each; None for
             0.5 throughout.
+        scale: of a regression model; None if its output is the score itself.
     """
 
     source: str
@@ -59,6 +60,7 @@ class Bundle:
     max_length: int
     digest: str
     thresholds: tuple[float, ...] | None = None
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Manifest:
         versions: of the packages that trained it.
         created: UTC time, ISO 8601.
         thresholds: of independent labels, as the validation rows have them best.
+        scale: of a regression model, a `Scale`.
     """
 
     labels: list[str]
@@ -86,6 +89,7 @@ class Manifest:
     versions: dict[str, str]
     created: str
     thresholds: list[float] | None = None
+    scale: dict[str, float] | None = None
     format_version: int = FORMAT_VERSION
 
 
@@ -121,6 +125,13 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
             max_length=manifest.max_length,
             digest=digest,
             thresholds=thresholds,
+            scale=Scale(**manifest.scale) if manifest.scale is not None else None,
+        )
+    task = _task_of(config)
+    if task == "regression" and config.num_labels != 1:
+        raise ModelError(
+            f"{key}={source}: a regression model of {config.num_labels} numbers; "
+            "take one that gives a single number"
         )
     names = cast(dict[int, str], config.id2label or {})
     return Bundle(
@@ -128,7 +139,7 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
         location,
         folder,
         labels=tuple(names.get(index, f"LABEL_{index}") for index in range(config.num_labels or 0)),
-        task=_task_of(config),
+        task=task,
         max_length=longest_input(config, load_tokenizer(folder, key=key)),
         digest=digest,
     )

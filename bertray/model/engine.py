@@ -24,6 +24,7 @@ from bertray.schema import (
     NULL_TEXT,
     OK,
     Predictions,
+    Scale,
     Task,
     has_labels,
 )
@@ -32,6 +33,8 @@ from bertray.text.encoding import Encoder
 from bertray.text.ragged import Encoded
 
 logger = logging.getLogger(__name__)
+
+SAME_SCORE = 0.05  # of the scores' standard deviation: closer ones count as the same
 
 
 @dataclass
@@ -90,6 +93,8 @@ def verify_int8(
 
     Returns:
         Of the texts that get a label at all, the share for which it is the same; 0.0 if none does.
+        Of a regression model: for which the scores differ by a twentieth of their standard
+        deviation at most.
 
     Raises:
         ModelError: ONNX Runtime is not installed.
@@ -101,6 +106,8 @@ def verify_int8(
     if not rows.any():
         return 0.0
     left, right = exact.probabilities[rows], rounded.probabilities[rows]
+    if bundle.task == "regression":
+        return float((np.abs(left - right) <= SAME_SCORE * left.std()).mean())
     if bundle.task == "multi_label":
         same = has_labels(left, bundle.thresholds) == has_labels(right, bundle.thresholds)
         return float(same.all(axis=1).mean())
@@ -130,7 +137,7 @@ class Engine:
         )
         self._max_batch_tokens = settings.max_batch_tokens
         self._config = read_config(bundle.folder, source=bundle.source, key="model.path")
-        self._task = bundle.task
+        self._task, self._scale = bundle.task, bundle.scale
         self._num_labels = len(bundle.labels)
         self._probe = self._encoder(["a"])
         self._num_halvings = 0
@@ -188,7 +195,7 @@ class Engine:
             stats.num_halvings = self._num_halvings
         # On CUDA the next call's batches can line up behind these by now.
         logits = outcome.collect(num_rows=len(encoded), num_labels=self._num_labels)
-        probabilities = to_probabilities(logits, task=self._task)
+        probabilities = read_logits(logits, task=self._task, scale=self._scale)
         status = np.full(len(encoded), OK, dtype=object)
         status[~np.isfinite(probabilities).all(axis=1)] = NOT_FINITE
         for row, reason in outcome.failures.items():
@@ -204,16 +211,22 @@ class Engine:
         return probabilities, status
 
 
-def to_probabilities(logits: np.ndarray, *, task: Task) -> np.ndarray:
+def read_logits(logits: np.ndarray, *, task: Task, scale: Scale | None = None) -> np.ndarray:
     """Softmax over the labels; for independent labels the logistic function of each.
 
     Args:
         logits: floats of shape (N, C).
-        task: how the logits are read.
+        task: how they are read.
+        scale: brings the scores of a regression model to the unit of what it was trained on.
 
     Returns:
-        Of the same shape and number type.
+        Probabilities, or scores of shape (N, 1), in the same number type.
     """
+    if task == "regression":
+        if scale is None:
+            return logits
+        # In 64 bits: the mean may be large beside the deviation.
+        return (scale.mean + scale.std * logits.astype(np.float64)).astype(logits.dtype)
     tensor = torch.from_numpy(logits)
     result = tensor.sigmoid() if task == "multi_label" else tensor.softmax(dim=-1)
     return np.asarray(result.numpy())

@@ -17,7 +17,13 @@ import pyarrow.parquet as pq
 
 from bertray import __version__, storage
 from bertray.errors import DataError, StorageError
-from bertray.schema import Task, append_predictions, no_predictions, scored_column_names
+from bertray.schema import (
+    Task,
+    append_predictions,
+    is_list,
+    no_predictions,
+    scored_column_names,
+)
 from bertray.score import commits
 from bertray.score.commits import Digests, Receipt, is_commit, read_footer
 from bertray.score.contract import raise_if_taken
@@ -155,10 +161,7 @@ class ShardSink:
         raise_if_changed(split)
 
     def _receipt(self, block: pa.Table, split: Split) -> Receipt:
-        label, *_, status = scored_column_names(self.prefix, self.task)
-        labels = block.column(label)
-        if self.task == "multi_label":
-            labels = pc.list_flatten(labels)
+        *_, status = scored_column_names(self.prefix, self.task)
         return Receipt(
             split_id=split.id,
             output=split.output,
@@ -167,8 +170,15 @@ class ShardSink:
             stats=stats_of(block),
             notes=json.loads((block.schema.metadata or {}).get(BLOCK_NOTES, b"[]")),
             status_counts=_count(block.column(status)),
-            label_counts=_count(labels.drop_null()),
+            label_counts=self._label_counts(block),
         )
+
+    def _label_counts(self, block: pa.Table) -> dict[str, int]:
+        if self.task == "regression":
+            return {}
+        label, *_ = scored_column_names(self.prefix, self.task)
+        labels = block.column(label)
+        return _count((pc.list_flatten(labels) if is_list(labels.type) else labels).drop_null())
 
     def _footer(self, receipt: Receipt, split: Split) -> dict[bytes, bytes]:
         return {

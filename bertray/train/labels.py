@@ -19,9 +19,16 @@ import pyarrow.parquet as pq
 from bertray import storage
 from bertray.config import TrainData
 from bertray.errors import DataError, SchemaError
-from bertray.schema import Task, check_column, check_label_column, check_text_column
+from bertray.schema import Scale, Task, check_column, check_label_column, check_text_column
 from bertray.storage import FileInfo
-from bertray.train.targets import hold_out, normalized, num_missing, number_labels, task_of
+from bertray.train.targets import (
+    hold_out,
+    normalized,
+    num_missing,
+    scale_of,
+    task_of,
+    to_targets,
+)
 
 SUFFIX = ".parquet"
 SHARDS_AT_ONCE = 16  # reading a column from S3 is waiting above all
@@ -54,10 +61,11 @@ class Labelled:
     Attributes:
         pieces: in row-id order; together they hold each row once.
         labels: label names in label-id order.
-        targets: by row id; int64 label ids of shape (rows,), or where rows have several labels
-            bool of shape (rows, labels).
+        targets: by row id; int64 label ids of shape (rows,), where rows have several labels bool of
+            shape (rows, labels), numbers to be learnt as such float64 of shape (rows,).
         is_validation: bool of shape (rows,), by row id.
         task: what is learnt.
+        scale: of numbers that are learnt as such, those to train on.
     """
 
     pieces: tuple[Piece, ...]
@@ -65,6 +73,7 @@ class Labelled:
     targets: np.ndarray
     is_validation: np.ndarray
     task: Task
+    scale: Scale | None
 
 
 @dataclass(frozen=True)
@@ -137,8 +146,8 @@ def read_labels(
         pa.chunked_array([chunk for labels in part for chunk in labels.values.chunks], kind)
         for part in (training, validation)
     )
-    task = training[0].task
-    labels, *targets = number_labels(train_labels, val_labels, data)
+    task, scale = training[0].task, None
+    labels, *targets = to_targets(train_labels, val_labels, data)
     if data.validation is None:
         is_validation = hold_out(targets[0], data, task=task, seed=seed)
     elif len(targets[1]):
@@ -148,12 +157,15 @@ def read_labels(
             f"data.validation={data.validation}: no rows; "
             "name a place with rows, or leave the key out to hold out a share of data.train"
         )
+    if task == "regression":
+        scale = scale_of(np.concatenate(targets)[~is_validation], data)
     return Labelled(
         pieces=tuple(_pieces([*training, *validation])),
         labels=labels,
         targets=np.concatenate(targets),
         is_validation=is_validation,
         task=task,
+        scale=scale,
     )
 
 
@@ -187,8 +199,9 @@ def _read_shard(uri: str, data: TrainData, wanted: Task | Literal["auto"]) -> _L
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{uri}: cannot be read: {error}; write it anew or take it away") from error
     if missing := num_missing(labels):
+        or_what = "not finite" if task == "regression" else "blank"
         raise DataError(
-            f"{uri}: column {data.label!r} is null or blank in {missing} of "
+            f"{uri}: column {data.label!r} is null or {or_what} in {missing} of "
             f"{len(labels)} rows; label them or take them out, or set data.label to another "
             "column"
         )

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from bertray.config import Optim, Training
 from bertray.evaluate.metrics import HIGHER_IS_BETTER
 from bertray.model.bundle import quiet
-from bertray.schema import Task
+from bertray.schema import Scale, Task
 from bertray.train.base import Base, load_base, load_checkpoint
 from bertray.train.examples import Examples
 from bertray.train.labels import Piece
@@ -68,6 +68,7 @@ class WorkerJob:
     Attributes:
         base: the model to start from.
         task: what is learnt.
+        scale: of numbers that are learnt as such.
         labels: label names in label-id order.
         metric: that picks an epoch.
         optim: the config's section.
@@ -81,6 +82,7 @@ class WorkerJob:
 
     base: Base
     task: Task
+    scale: Scale | None
     labels: tuple[str, ...]
     metric: str
     optim: Optim
@@ -181,8 +183,11 @@ def _train(job: WorkerJob) -> None:
             rank=rank,
             world_size=world_size,
             task=job.task,
+            scale=job.scale,
         )
-        metrics, thresholds = measure(predictions, validation.targets, task=job.task)
+        metrics, thresholds = measure(
+            predictions, validation.targets, task=job.task, scale=job.scale
+        )
         num_rows = sum(step.num_rows for step in taken)
         history.append(
             Epoch(

@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from bertray.config import Training
 from bertray.errors import ConfigError
-from bertray.schema import Task
+from bertray.schema import Scale, Task
 
 
 class Loss(Protocol):
@@ -102,8 +102,33 @@ class BinaryCrossEntropy:
         return float(len(has_label_BC))
 
 
+@dataclass(frozen=True)
+class SquaredError:
+    """For numbers, in deviations off the mean: a fresh head begins near 0, whatever the unit.
+
+    Attributes:
+        scale: of the numbers to train on.
+    """
+
+    scale: Scale
+
+    def of_rows(self, logits_B1: Tensor, numbers_B: Tensor) -> Tensor:
+        """The sum over rows; a number on the logits' device."""
+        wanted_B = (numbers_B - self.scale.mean) / self.scale.std  # in 64 bits
+        return (logits_B1[:, 0].float() - wanted_B.float()).square().sum()
+
+    def num_rows(self, numbers_B: np.ndarray) -> float:
+        """How many rows these are."""
+        return float(len(numbers_B))
+
+
 def make_loss(
-    training: Training, *, task: Task, labels: Sequence[str], targets: np.ndarray
+    training: Training,
+    *,
+    task: Task,
+    labels: Sequence[str],
+    targets: np.ndarray,
+    scale: Scale | None = None,
 ) -> Loss:
     """What the settings make of the training rows.
 
@@ -112,11 +137,20 @@ def make_loss(
         task: what is learnt.
         labels: label names in label-id order.
         targets: of the rows that are trained on.
+        scale: of numbers.
 
     Raises:
         ConfigError: a setting has no meaning for this task, or a weight is given for a label that
             the rows do not have.
     """
+    if scale is not None:
+        for setting in ("class_weights", "label_smoothing", "focal_gamma"):
+            if getattr(training, setting):
+                raise ConfigError(
+                    f"training.{setting}={getattr(training, setting)}: for labels, and "
+                    f"training.task={task} learns numbers; leave it out"
+                )
+        return SquaredError(scale)
     if task == "multi_label":
         if training.label_smoothing:
             raise ConfigError(

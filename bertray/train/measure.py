@@ -4,9 +4,14 @@ import numpy as np
 
 from bertray.config import Training
 from bertray.errors import ConfigError
-from bertray.evaluate.metrics import METRICS, classification_metrics, multi_label_metrics
+from bertray.evaluate.metrics import (
+    METRICS,
+    classification_metrics,
+    multi_label_metrics,
+    regression_metrics,
+)
 from bertray.evaluate.thresholds import tune_thresholds
-from bertray.schema import Task
+from bertray.schema import Scale, Task
 
 
 def metric_of(training: Training, task: Task) -> str:
@@ -19,14 +24,14 @@ def metric_of(training: Training, task: Task) -> str:
     metric = training.metric or known[0]
     if metric not in known:
         raise ConfigError(
-            f"training.metric={metric}: the labels make this a {task} task, whose metrics are "
+            f"training.metric={metric}: what is learnt here is {task}, whose metrics are "
             f"{', '.join(known)}; set one of these, or training.task"
         )
     return metric
 
 
 def measure(
-    predictions: np.ndarray, targets: np.ndarray, *, task: Task
+    predictions: np.ndarray, targets: np.ndarray, *, task: Task, scale: Scale | None = None
 ) -> tuple[dict[str, float], list[float] | None]:
     """Metrics by name; of independent labels also the thresholds that were tuned for them.
 
@@ -36,4 +41,6 @@ def measure(
     if task == "multi_label":
         thresholds = tune_thresholds(predictions, targets)
         return multi_label_metrics(predictions, targets, thresholds), thresholds
+    if scale is not None:
+        return regression_metrics(predictions[:, 0], targets, std=scale.std), None
     return classification_metrics(predictions, targets), None

@@ -161,6 +161,7 @@ def train(
     worker_job = WorkerJob(
         base=job.base,
         task=job.labelled.task,
+        scale=job.labelled.scale,
         labels=job.labelled.labels,
         metric=job.metric,
         optim=config.optim,
@@ -170,6 +171,7 @@ def train(
             task=job.labelled.task,
             labels=job.labelled.labels,
             targets=examples[0].targets,
+            scale=job.labelled.scale,
         ),
         pieces=job.labelled.pieces,
         num_threads=config.scaling.num_threads,
@@ -230,7 +232,13 @@ def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> No
     if training.freeze_layers is not None:
         freeze(model, num_layers=training.freeze_layers)
     parameter_groups(model, config.optim)
-    make_loss(training, task=labelled.task, labels=labelled.labels, targets=labelled.targets)
+    make_loss(
+        training,
+        task=labelled.task,
+        labels=labelled.labels,
+        targets=labelled.targets,
+        scale=labelled.scale,
+    )
 
 
 def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
@@ -336,6 +344,7 @@ def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) 
             versions=package_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             thresholds=summary.epochs[summary.best_epoch - 1].thresholds,
+            scale=asdict(scale) if (scale := job.labelled.scale) is not None else None,
         ),
     )
     (made / CONFIG).write_text(dump_config(job.config), encoding="utf-8")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from bertray.errors import DataError
-from bertray.model.engine import to_probabilities
-from bertray.schema import Task
+from bertray.model.engine import read_logits
+from bertray.schema import Scale, Task
 from bertray.text.batching import plan_batches
 from bertray.text.ragged import Encoded, padded_inputs
 from bertray.train.examples import Examples
@@ -141,8 +141,9 @@ def predict(
     rank: int,
     world_size: int,
     task: Task = "single_label",
+    scale: Scale | None = None,
 ) -> np.ndarray:
-    """Probabilities of N rows; the ranks share the work, and each gets all of the result.
+    """Probabilities or scores of N rows; the ranks share the work, and each gets all of it.
 
     Args:
         model: with or without its DDP wrapping.
@@ -154,6 +155,7 @@ def predict(
         rank: of this worker.
         world_size: number of workers.
         task: how the logits are read.
+        scale: likewise.
 
     Returns:
         float64 of shape (N, C).
@@ -178,7 +180,7 @@ def predict(
             "the model gives values that are not finite for validation rows; "
             "lower optim.learning_rate"
         )
-    return to_probabilities(logits_NC.double().cpu().numpy(), task=task)
+    return read_logits(logits_NC.double().cpu().numpy(), task=task, scale=scale)
 
 
 def collate(

@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 
 from bertray.config import TrainData
 from bertray.errors import DataError
-from bertray.schema import Task, is_list, to_matrix
+from bertray.schema import Scale, Task, is_list, to_matrix
 
 
 def task_of(wanted: Task | Literal["auto"], kind: pa.DataType) -> Task:
@@ -24,14 +24,19 @@ def task_of(wanted: Task | Literal["auto"], kind: pa.DataType) -> Task:
 
 
 def normalized(labels: pa.ChunkedArray, task: Task) -> pa.ChunkedArray:
-    """The same labels as string or int64, or as lists of those."""
+    """The same labels as string or int64, as lists of those, or as float64 to be learnt as such."""
+    if task == "regression":
+        return labels.cast(pa.float64(), safe=False)
     kind = labels.type.value_type if task == "multi_label" else labels.type
     item = pa.int64() if pa.types.is_integer(kind) else pa.string()
     return labels.cast(pa.list_(item) if task == "multi_label" else item)
 
 
 def num_missing(labels: pa.ChunkedArray) -> int:
-    """Rows whose label, or one of whose labels, is null or blank. A list may well be empty."""
+    """Rows whose label, or one of whose labels, is null, blank or not finite.
+
+    A list may well be empty.
+    """
     if not is_list(labels.type):
         return int(_is_missing(labels).sum())
     rows = np.repeat(np.arange(len(labels)), _lengths(labels))
@@ -44,15 +49,18 @@ def _is_missing(labels: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_string(labels.type):
         blank = pc.equal(pc.utf8_trim_whitespace(labels), "")
         missing = pc.or_(missing, pc.fill_null(blank, False))
+    if pa.types.is_floating(labels.type):
+        missing = pc.or_(missing, pc.invert(pc.fill_null(pc.is_finite(labels), False)))
     return np.asarray(missing.to_numpy())
 
 
-def number_labels(
+def to_targets(
     training: pa.ChunkedArray, validation: pa.ChunkedArray, data: TrainData
 ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Names in label-id order, and the targets of both parts.
 
-    Integers are in order by number, strings by code point: the same on every machine.
+    Integers are in order by number, strings by code point: the same on every machine. A number to
+    be learnt as such has the name of its column.
 
     Args:
         training: as `normalized` gives them.
@@ -60,11 +68,16 @@ def number_labels(
         data: the config's section.
 
     Returns:
-        The names; then label ids of shape (N,), or bools of shape (N, C) where rows hold lists.
+        The names; then label ids or numbers of shape (N,), or bools of shape (N, C) where rows hold
+        lists.
 
     Raises:
         DataError: too few labels, or one that no training row has.
     """
+    if pa.types.is_floating(training.type):
+        if not len(training):
+            raise DataError(f"data.train={data.train}: no rows; name a place with rows")
+        return (data.label,), training.to_numpy(), validation.to_numpy()
     lists = is_list(training.type)
     items = [pc.list_flatten(part) if lists else part for part in (training, validation)]
     known = sorted(pc.unique(items[0]).to_pylist())
@@ -93,14 +106,30 @@ def number_labels(
     return tuple(str(label) for label in known), targets[0], targets[1]
 
 
+def scale_of(numbers: np.ndarray, data: TrainData) -> Scale:
+    """Mean and deviation of the numbers to train on.
+
+    Raises:
+        DataError: they do not differ, or by more than a float can hold.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = Scale(float(numbers.mean()), float(numbers.std()))
+    if numbers.min() == numbers.max() or not np.isfinite(scale.std):
+        raise DataError(
+            f"data.train={data.train}: column {data.label!r} goes from {numbers.min():g} to "
+            f"{numbers.max():g} in the rows to train on, expected numbers that differ and whose "
+            "squares are finite; set data.label to the column to be learnt"
+        )
+    return scale
+
+
 def hold_out(targets: np.ndarray, data: TrainData, *, task: Task, seed: int) -> np.ndarray:
     """True for the rows to validate on, a share of each label's; its only row stays in training.
 
     Raises:
         DataError: there are too few rows.
     """
-    pick = _share_of_each if task == "multi_label" else _stratified
-    held = pick(targets, data.validation_fraction, seed=seed)
+    held = _PICK[task](targets, data.validation_fraction, seed=seed)
     if held is None or not held.any() or held.all():
         raise DataError(
             f"data.train={data.train}: {len(targets)} rows are too few to hold out "
@@ -143,6 +172,16 @@ def _share_of_each(has_label: np.ndarray, share: float, *, seed: int) -> np.ndar
         if held[rows].all():
             held[rows[0]] = False
     return held
+
+
+def _at_random(numbers: np.ndarray, share: float, *, seed: int) -> np.ndarray | None:
+    held = np.zeros(len(numbers), bool)
+    num_held = max(round(share * len(numbers)), 1)
+    held[np.random.default_rng(seed).permutation(len(numbers))[:num_held]] = True
+    return held
+
+
+_PICK = {"single_label": _stratified, "multi_label": _share_of_each, "regression": _at_random}
 
 
 def _lengths(lists: pa.ChunkedArray) -> np.ndarray:

@@ -11,6 +11,7 @@ from bertray.evaluate.metrics import (
     classification_metrics,
     label_table,
     multi_label_metrics,
+    regression_metrics,
 )
 
 
@@ -102,3 +103,22 @@ def test_metrics_of_independent_labels_are_finite_and_within_their_bounds(
 def test_where_no_row_has_or_gets_a_label_all_is_right() -> None:
     metrics = multi_label_metrics(np.zeros((2, 1)), np.zeros((2, 1), bool), None)
     assert metrics == {"macro_f1": 1, "micro_f1": 1, "subset_accuracy": 1, "lrap": 1, "loss": 0}
+
+
+def test_metrics_of_numbers_are_those_of_numpy_and_in_the_datas_unit() -> None:
+    scores, targets = np.array([110, 95, 130, 90], np.float32), np.array([100.0, 90, 140, 95])
+    metrics = regression_metrics(scores, targets, std=20.0)
+    assert set(metrics) == set(METRICS["regression"])
+    assert metrics["mae"] == pytest.approx(7.5)
+    assert metrics["rmse"] == pytest.approx(np.sqrt(62.5))
+    assert metrics["loss"] == pytest.approx(62.5 / 400)
+    assert metrics["pearson"] == pytest.approx(np.corrcoef(scores, targets)[0, 1])
+    ranks = np.corrcoef([3, 2, 4, 1], [3, 1, 4, 2])[0, 1]
+    assert metrics["spearman"] == pytest.approx(ranks)
+
+
+@pytest.mark.parametrize(("scores", "targets"), [([1], [2]), ([1, 1], [1, 2]), ([1, 2], [3, 3])])
+def test_a_correlation_that_is_not_defined_is_zero(scores: list[int], targets: list[int]) -> None:
+    metrics = regression_metrics(np.array(scores), np.array(targets))
+    assert (metrics["pearson"], metrics["spearman"]) == (0, 0)
+    assert np.isfinite(list(metrics.values())).all()

@@ -9,10 +9,10 @@ import pytest
 
 from bertray.config import EvaluateConfig, load_config
 from bertray.errors import DataError, SchemaError
-from bertray.evaluate.metrics import multi_label_metrics
+from bertray.evaluate.metrics import multi_label_metrics, regression_metrics
 from bertray.evaluate.run import PREFIX, evaluate, label_ids, measure, prepare, to_markdown
 from bertray.model.bundle import Bundle, open_bundle
-from bertray.schema import OK, Predictions, append_predictions
+from bertray.schema import OK, Predictions, Scale, append_predictions
 
 Write = Callable[..., Path]
 
@@ -83,6 +83,21 @@ def test_independent_labels_are_measured_at_the_bundles_thresholds(
     }
     report = to_markdown(config(tmp_path, tmp_path, tmp_path), bundle, result)
     assert "| good | 1.0000 | 1.0000 | 1.0000 | 0.2000 | 1 |" in report
+
+
+def test_numbers_are_compared_where_both_are_there(bundle: Bundle) -> None:
+    bundle = replace(bundle, task="regression", labels=("y",), scale=Scale(0.0, 2.0))
+    scores = np.array([[1], [2], [3], [np.nan], [5]], np.float32)
+    table = append_predictions(
+        pa.table({"y": pa.array([2.0, None, float("nan"), 4.0, 5.0])}),
+        Predictions(scores, (OK, OK, OK, "null text", OK)),
+        labels=bundle.labels,
+        task=bundle.task,
+        prefix=PREFIX,
+    )
+    result = measure(table, bundle, label="y")
+    assert result.metrics == regression_metrics(np.array([1, 5]), np.array([2, 5]), std=2.0)
+    assert (result.num_rows_evaluated, result.left_out) == (2, {"null text": 1, "null label": 2})
 
 
 def test_no_row_to_measure_on_is_an_error(bundle: Bundle) -> None:

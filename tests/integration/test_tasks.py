@@ -164,3 +164,36 @@ def test_pairs_are_learnt_scored_and_measured(
     all_logits = hugging_face(job.root / "bundle", table["text"], table["other"])
     right = np.mean(names[all_logits.argmax(axis=1)] == np.array(table["label"]))
     assert measured.metrics["accuracy"] == pytest.approx(right)
+
+
+def test_numbers_are_learnt_scored_and_measured_in_their_own_unit(
+    make_job: Callable[..., Job], write_shards: Write
+) -> None:
+    job, random = make_job(), np.random.default_rng(0)
+    marks = random.integers(0, 4, NUM_ROWS)
+    rows = texts(["awful " * (3 - mark) + "good " * mark for mark in marks])
+    numbers = (5000 + 100 * marks).astype(np.float32)
+    data = write_shards({"a": pa.table({"text": rows, "label": numbers})})
+    trained = job.train(data, "training.task=regression")
+    assert trained.metrics["pearson"] > 0.8
+    assert trained.metrics["rmse"] < numbers.std()
+    bundle = open_bundle(str(job.root / "bundle"))
+    assert (bundle.task, bundle.labels) == ("regression", ("label",))
+    assert bundle.scale is not None
+
+    lake = {"a": pa.table({"text": [*rows, " "]})}
+    summary = job.score(write_shards(lake, folder="lake"))
+    scored = job.scored()
+    assert scored.column_names == ["text", *scored_column_names("", "regression")]
+    *scores, nothing = scored["predicted_score"].to_pylist()
+    logits = hugging_face(job.root / "bundle", rows)[:, 0]
+    expected = bundle.scale.mean + bundle.scale.std * logits
+    np.testing.assert_allclose(scores, expected, atol=1e-5 * bundle.scale.std, rtol=1e-7)
+    assert nothing is None
+    assert (summary.label_counts, summary.status_counts) == ({}, {OK: NUM_ROWS, "empty text": 1})
+    before = (job.root / "scored/a.parquet").read_bytes()
+    assert job.score(job.root / "lake").num_rows_scored == 0
+    assert (job.root / "scored/a.parquet").read_bytes() == before
+
+    measured = job.evaluate(data)
+    assert measured.metrics["mae"] == pytest.approx(np.abs(expected - numbers).mean(), rel=1e-4)

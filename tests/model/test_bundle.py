@@ -26,6 +26,7 @@ from bertray.model.bundle import (
     save_bundle,
 )
 from bertray.model.cache import digest_of
+from bertray.schema import Scale
 
 
 @pytest.fixture
@@ -81,12 +82,12 @@ def test_a_saved_bundle_reads_back_and_loads_with_plain_transformers(
         assert torch.equal(weight, plain.state_dict()[name])
 
 
-def test_thresholds_of_independent_labels_are_read_back_and_else_there_are_none(
+def test_thresholds_and_scale_are_read_back_and_else_there_are_none(
     folder: Path, tmp_path: Path
 ) -> None:
     edit_config(folder, problem_type="multi_label_classification")
     plain = open_bundle(str(folder))
-    assert (plain.task, plain.thresholds) == ("multi_label", None)
+    assert (plain.task, plain.thresholds, plain.scale) == ("multi_label", None, None)
     manifest = Manifest(
         labels=["a", "b", "c"],
         task="multi_label",
@@ -97,6 +98,7 @@ def test_thresholds_of_independent_labels_are_read_back_and_else_there_are_none(
         versions={},
         created="2026-01-01T00:00:00+00:00",
         thresholds=[0.5, 0.25, 0.125],
+        scale={"mean": 3.0, "std": 0.5},
     )
     (tmp_path / "bundle").mkdir()
     tokenizer = load_tokenizer(folder)
@@ -105,6 +107,13 @@ def test_thresholds_of_independent_labels_are_read_back_and_else_there_are_none(
     )
     bundle = open_bundle(str(tmp_path / "bundle"))
     assert (bundle.task, bundle.thresholds) == ("multi_label", (0.5, 0.25, 0.125))
+    assert bundle.scale == Scale(mean=3.0, std=0.5)
+
+
+def test_a_regression_model_of_several_numbers_is_refused(folder: Path) -> None:
+    edit_config(folder, problem_type="regression")
+    with pytest.raises(ModelError, match="a regression model of 3 numbers"):
+        open_bundle(str(folder))
 
 
 def test_the_digest_follows_what_decides_predictions_and_nothing_else(folder: Path) -> None:

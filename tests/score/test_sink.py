@@ -218,3 +218,18 @@ def test_the_footer_says_if_memory_ran_out_since_the_last_bits_may_then_differ(
     one, two = (read_footer(str(tmp_path / f"{n}/a.parquet")) or {} for n in ("one", "two"))
     assert name not in one
     assert two[name] == b"2"
+
+
+def test_numbers_are_not_counted_as_labels(tmp_path: Path, write_shards: Write) -> None:
+    root = write_shards({"a": pa.table({"text": ["a", None]})})
+    (split,) = plan_splits(str(root), check_schema=lambda s, w: None, max_split_rows=10).splits
+    table = append_predictions(
+        read_split(split, Reading("text", None, None, "")),
+        Predictions(np.array([[0.5], [np.nan]], np.float32), (OK, "null text")),
+        labels=("stars",),
+        task="regression",
+    )
+    sink = replace(sink_into(tmp_path / "out"), task="regression")
+    receipt = Receipt.from_table(sink(table))
+    assert (receipt.label_counts, receipt.status_counts) == ({}, {OK: 1, "null text": 1})
+    assert [found.label_counts for found in receipts([split], tmp_path / "out")] == [{}]

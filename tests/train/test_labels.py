@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bertray.config import TrainData
 from bertray.errors import BertrayError, DataError, SchemaError, StorageError
+from bertray.schema import Scale, Task
 from bertray.train.labels import PIECE_ROWS, Labelled, list_shards, locate, read_labels
 from bertray.train.targets import hold_out
 
@@ -23,9 +24,11 @@ def rows(labels: list[Any], kind: pa.DataType | None = None) -> pa.Table:
     return pa.table({"text": pa.array(texts, pa.string()), "label": pa.array(labels, kind)})
 
 
-def read(train: Path, *, seed: int = 0, **settings: Any) -> Labelled:
+def read(
+    train: Path, *, seed: int = 0, task: Task | Literal["auto"] = "auto", **settings: Any
+) -> Labelled:
     data = TrainData(train=str(train), **settings)
-    return read_labels(list_shards(data), data, seed=seed)
+    return read_labels(list_shards(data), data, seed=seed, task=task)
 
 
 def test_string_labels_are_numbered_in_order(write_shards: Write) -> None:
@@ -236,6 +239,38 @@ def test_bad_lists_are_named_with_the_key_to_change(write_shards: Write, case: s
 
 def test_a_task_that_the_column_is_not_for_is_refused(write_shards: Write) -> None:
     folder = write_shards({"a": rows(["x", "y"])})
-    data = TrainData(train=str(folder))
     with pytest.raises(SchemaError, match="expected lists of strings"):
-        read_labels(list_shards(data), data, seed=0, task="multi_label")
+        read(folder, task="multi_label")
+    with pytest.raises(SchemaError, match="expected a number"):
+        read(folder, task="regression")
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.int16(), pa.decimal128(9, 2)])
+def test_numbers_are_learnt_as_such_when_asked_for(write_shards: Write, kind: pa.DataType) -> None:
+    folder = write_shards({"a": rows([1, 2, 3, 6] * 5, kind), "b": rows([9], kind)})
+    labelled = read(folder, task="regression", validation_fraction=0.2)
+    assert (labelled.task, labelled.labels) == ("regression", ("label",))
+    assert labelled.targets.dtype == np.float64
+    assert labelled.targets.tolist() == [1, 2, 3, 6] * 5 + [9]
+    assert labelled.is_validation.sum() == 4
+    trained = labelled.targets[~labelled.is_validation]
+    assert labelled.scale == Scale(trained.mean(), trained.std())
+    again, other = (read(folder, task="regression", seed=seed) for seed in (0, 1))
+    assert (again.is_validation == read(folder, task="regression").is_validation).all()
+    assert (again.is_validation != other.is_validation).any()
+
+
+BAD_NUMBERS = {
+    "missing numbers": (rows([1.0, None, float("nan"), float("inf")]), "not finite in 3 of 4"),
+    "equal numbers": (rows([0.1] * 9), "from 0.1 to 0.1 .* expected numbers that differ"),
+    "huge numbers": (rows([1e308, -1e308] * 9), "from -1e.308 to 1e.308 .* squares are finite"),
+    "too few numbers": (rows([2.0]), "too few to hold out"),
+    "no numbers": (rows([], pa.float64()), "data.train=.*no rows"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_NUMBERS)
+def test_numbers_that_cannot_be_learnt_are_named(write_shards: Write, case: str) -> None:
+    table, message = BAD_NUMBERS[case]
+    with pytest.raises(DataError, match=message):
+        read(write_shards({"a": table}), task="regression")

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from bertray.config import Training
 from bertray.errors import ConfigError
-from bertray.schema import Task
+from bertray.schema import Scale, Task
 from bertray.train.loss import CROSS_ENTROPY, BinaryCrossEntropy, CrossEntropy, Loss, make_loss
 
 LABELS = ("ham", "spam", "news")
+SCALE = Scale(mean=3e6, std=2e6)
 LABEL_IDS = np.array([0, 0, 0, 1, 2, 2, 0, 0])
 
 
@@ -28,7 +29,8 @@ HAS_LABEL = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]], bool)
 
 def made(training: Training, task: Task = "single_label") -> Any:
     targets = HAS_LABEL if task == "multi_label" else LABEL_IDS
-    return make_loss(training, task=task, labels=LABELS, targets=targets)
+    scale = SCALE if task == "regression" else None
+    return make_loss(training, task=task, labels=LABELS, targets=targets, scale=scale)
 
 
 def mean(loss: Loss, logits: torch.Tensor) -> torch.Tensor:
@@ -126,3 +128,17 @@ def test_balanced_independent_labels_weigh_what_their_absence_weighs() -> None:
 def test_what_has_no_meaning_for_a_task_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"training\.label_smoothing=0\.1.*leave it out"):
         made(Training(label_smoothing=0.1), "multi_label")
+    for setting, value in {
+        "class_weights": "balanced",
+        "label_smoothing": 0.1,
+        "focal_gamma": 2,
+    }.items():
+        with pytest.raises(ConfigError, match=rf"training\.{setting}=.*leave it out"):
+            made(Training(**{setting: value}), "regression")
+
+
+def test_numbers_have_the_squared_error_in_deviations(logits: torch.Tensor) -> None:
+    loss, numbers = made(Training(), "regression"), torch.arange(8) * 1e6
+    expected = mse_loss(logits[:, 0], ((numbers - SCALE.mean) / SCALE.std).float())
+    found = loss.of_rows(logits[:, :1], numbers.double()) / loss.num_rows(LABEL_IDS)
+    torch.testing.assert_close(found, expected)
