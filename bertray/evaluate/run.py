@@ -21,7 +21,7 @@ from bertray.evaluate.metrics import (
     multi_label_metrics,
     regression_metrics,
 )
-from bertray.model.bundle import Bundle, load_model, open_bundle
+from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
 from bertray.schema import OK, check_label_column, scored_column_names, to_matrix
 from bertray.score.ledger import Attempts
 from bertray.score.pipeline import blocks_of, classified, engine_settings
@@ -76,6 +76,7 @@ def prepare(config: EvaluateConfig) -> tuple[Bundle, Plan, Reading]:
     """Look at everything that can be wrong, without a cluster."""
     data = config.data
     bundle = open_bundle(config.model.path)
+    check_pairs(bundle, data.text_pair, section="data")
     reading = Reading(
         data.text, data.text_pair, (data.label,), PREFIX, section="data", task=bundle.task
     )

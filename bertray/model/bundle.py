@@ -16,7 +16,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from bertray import __version__, storage
-from bertray.errors import ModelError
+from bertray.errors import ConfigError, ModelError
 from bertray.model.cache import digest_of, fetch, with_safetensors
 from bertray.schema import Scale, Task
 
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "bertray.json"
 FORMAT_VERSION = 1
+_PAIR, _NO_PAIR = "data.text_pair", "null"  # in a lineage, where values are JSON
 LONGEST = 512  # for models that name no limit of their own
 PROBLEM_TYPES: dict[Task, str] = {  # what Hugging Face calls them in config.json
     "single_label": "single_label_classification",
@@ -50,6 +51,7 @@ class Bundle:
         thresholds: of independent labels, the least probability at which a row has each; None for
             0.5 throughout.
         scale: of a regression model; None if its output is the score itself.
+        takes_pairs: whether it was trained on pairs of texts; None if nothing tells.
     """
 
     source: str
@@ -61,6 +63,7 @@ class Bundle:
     digest: str
     thresholds: tuple[float, ...] | None = None
     scale: Scale | None = None
+    takes_pairs: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
             digest=digest,
             thresholds=thresholds,
             scale=Scale(**manifest.scale) if manifest.scale is not None else None,
+            takes_pairs=manifest.lineage[_PAIR] != _NO_PAIR if _PAIR in manifest.lineage else None,
         )
     task = _task_of(config)
     if task == "regression" and config.num_labels != 1:
@@ -143,6 +147,23 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
         max_length=longest_input(config, load_tokenizer(folder, key=key)),
         digest=digest,
     )
+
+
+def check_pairs(bundle: Bundle, text_pair: str | None, *, section: str) -> None:
+    """Raise ConfigError if a model of pairs is to read single texts, or the other way round.
+
+    Args:
+        bundle: the model.
+        text_pair: the setting.
+        section: of the config that it stands in.
+    """
+    if bundle.takes_pairs in (None, text_pair is not None):
+        return
+    if bundle.takes_pairs:
+        advice = f"pairs of texts; set {section}.text_pair to the column of the second ones"
+    else:
+        advice = f"single texts; leave {section}.text_pair={text_pair} out"
+    raise ConfigError(f"model.path={bundle.source} was trained on {advice}")
 
 
 def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":

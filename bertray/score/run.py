@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from bertray import cluster, storage
 from bertray.config import ScoreConfig
 from bertray.errors import ClusterError
-from bertray.model.bundle import Bundle, load_model, open_bundle
+from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
 from bertray.score import contract as folder
 from bertray.score import manifest
 from bertray.score.commits import Receipt
@@ -94,6 +94,7 @@ def prepare(config: ScoreConfig) -> Job:
     source, output = config.input, config.output
     folder.check_place(output.path, source.path)
     bundle = open_bundle(config.model.path)
+    check_pairs(bundle, source.text_pair, section="input")
     # Checks the settings too; on which device class they will be used is not known yet.
     engine_settings(bundle, config.model, device="cuda" if config.pool.wants_gpus else "cpu")
     contract = folder.contract_of(config, bundle)

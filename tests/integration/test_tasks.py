@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertray.config import EvaluateConfig, ScoreConfig, TrainConfig, load_config
+from bertray.errors import ConfigError
 from bertray.evaluate.run import Evaluation, evaluate
 from bertray.model.bundle import open_bundle
 from bertray.schema import OK, scored_column_names
@@ -159,6 +160,11 @@ def test_pairs_are_learnt_scored_and_measured(
     found = np.array(scored["probabilities"].to_pylist()[1:])
     np.testing.assert_allclose(found, odds / odds.sum(axis=1, keepdims=True), atol=1e-5)
 
+    job.pairs = False
+    for single in (job.score, job.evaluate):
+        with pytest.raises(ConfigError, match=r"trained on pairs of texts; set .*\.text_pair"):
+            single(data)
+    job.pairs = True
     measured = job.evaluate(data)
     names = np.array(["another", "same"])
     all_logits = hugging_face(job.root / "bundle", table["text"], table["other"])

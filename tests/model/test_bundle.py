@@ -15,10 +15,11 @@ from transformers import (
     RobertaConfig,
 )
 
-from bertray.errors import ModelError
+from bertray.errors import ConfigError, ModelError
 from bertray.model.bundle import (
     LONGEST,
     Manifest,
+    check_pairs,
     load_model,
     load_tokenizer,
     longest_input,
@@ -108,6 +109,29 @@ def test_thresholds_and_scale_are_read_back_and_else_there_are_none(
     bundle = open_bundle(str(tmp_path / "bundle"))
     assert (bundle.task, bundle.thresholds) == ("multi_label", (0.5, 0.25, 0.125))
     assert bundle.scale == Scale(mean=3.0, std=0.5)
+
+
+@pytest.mark.parametrize(
+    ("lineage", "refused"),
+    [
+        ({"data.text_pair": '"other"'}, [None]),
+        ({"data.text_pair": "null"}, ["other"]),
+        ({}, []),
+    ],
+)
+def test_a_bundle_is_only_given_what_it_was_trained_on(
+    folder: Path, lineage: dict[str, str], refused: list[str | None]
+) -> None:
+    manifest = {"labels": ["a", "b", "c"], "task": "single_label", "max_length": 8, "base": "b"}
+    manifest |= {"metrics": {}, "lineage": lineage, "versions": {}, "created": ""}
+    (folder / "bertray.json").write_text(json.dumps(manifest))
+    bundle = open_bundle(str(folder))
+    for text_pair in (None, "other"):
+        if text_pair in refused:
+            with pytest.raises(ConfigError, match=r"was trained on .*; .*input\.text_pair"):
+                check_pairs(bundle, text_pair, section="input")
+        else:
+            check_pairs(bundle, text_pair, section="input")
 
 
 def test_a_regression_model_of_several_numbers_is_refused(folder: Path) -> None:
