@@ -4,6 +4,8 @@
 
 What is left is what bertray and Ray cost for each split: plan, read, two hand-overs, write, commit,
 receipt. All of it is the real job (`bertray.score.run`), but for the class that the actors hold.
+Beside it three stages of Ray Data that do nothing, and the same job with shards of few rows, tell
+which part of it is Ray's, and which the rows'.
 """
 
 import argparse
@@ -21,7 +23,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray.data
 import torch
+from ray.data import ActorPoolStrategy, DataContext, Datasource
+from ray.data.block import BlockMetadata
+from ray.data.datasource import ReadTask
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from bertray import cluster
@@ -34,6 +40,7 @@ from bertray.score.summary import Progress
 
 LABELS = ("bad", "good")
 QUARTERS = 4
+FEW_SPLITS, FEW_ROWS = 2_000, 100
 
 
 class FakeClassifier(Classifier):
@@ -71,6 +78,13 @@ def main() -> None:
         print(f"{options.shards:,} shards of {options.rows:,} rows and {size:,} bytes\n")
         print("| step | found |\n|---|---|")
         measure(config, root, options.shards, options.shards * size)
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+        root = Path(scratch)
+        write_shards(root / "in", FEW_SPLITS, FEW_ROWS)
+        rate = Rate()
+        score(make_config(root), on_progress=lambda progress: rate.mark())
+        show(f"dispatch and commit of {FEW_ROWS} rows each", f"{rate.per_second:.1f} splits/s")
+    show("three stages of Ray Data that do nothing", f"{rate_of_ray():.1f} blocks/s")
 
 
 def measure(config: ScoreConfig, root: Path, num_shards: int, num_bytes: int) -> None:
@@ -90,10 +104,13 @@ def measure(config: ScoreConfig, root: Path, num_shards: int, num_bytes: int) ->
             marks.append((time.perf_counter(), resident_bytes()))
             due = next(quarter) if len(marks) > 1 else due
 
+    cpu_seconds = time.process_time()
     summary = score(config, on_progress=look)
+    cpu_seconds = time.process_time() - cpu_seconds
     assert summary.num_rows_scored == job.standing.plan.num_rows
     seconds = marks[-1][0] - marks[0][0]
     show("dispatch and commit", f"{num_shards / seconds:.1f} splits/s")
+    show("driver's share of that", f"{cpu_seconds / num_shards * 1e3:.1f} ms of CPU a split")
     sizes = ", ".join(f"{size / 2**20:,.0f}" for _, size in marks)
     show("driver's memory at 0, 25, 50, 75, 100%", f"{sizes} MiB")
     state = sum(
@@ -123,6 +140,65 @@ def measure(config: ScoreConfig, root: Path, num_shards: int, num_bytes: int) ->
     )
     assert score(config).num_rows_scored == sum(s.num_rows for s in job.standing.pending)
     assert (root / "out/_manifest.json").read_bytes() == manifest
+
+
+class Rate:
+    """Splits a second from the first one that ends to the last one."""
+
+    def __init__(self) -> None:
+        self._marks: list[float] = []
+
+    def mark(self) -> None:
+        """One more has ended."""
+        self._marks.append(time.perf_counter())
+
+    @property
+    def per_second(self) -> float:
+        return (len(self._marks) - 1) / (self._marks[-1] - self._marks[0])
+
+
+def rate_of_ray() -> float:
+    """Blocks a second of three actor stages like ours, which hand on what they are given."""
+    context = DataContext.get_current().copy()
+    context.memory_usage_poll_interval_s, context.enable_progress_bars = None, False
+    with DataContext.current(context):
+        blocks = ray.data.read_datasource(
+            Numbers(), num_cpus=0.1, override_num_blocks=FEW_SPLITS, compute=hands(1)
+        )
+    for num_actors, num_cpus in ((2, 0.8), (1, 0.1)):
+        blocks = blocks.map_batches(
+            HandOn,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=num_cpus,
+            compute=hands(num_actors),
+        )
+    rate = Rate()
+    for _ in pipeline.blocks_of(blocks):
+        rate.mark()
+    return rate.per_second
+
+
+def hands(num_actors: int) -> ActorPoolStrategy:
+    return ActorPoolStrategy(size=num_actors, max_tasks_in_flight_per_actor=8)
+
+
+class Numbers(Datasource):
+    """Blocks of one number."""
+
+    def estimate_inmemory_data_size(self) -> int:
+        return 8 * FEW_SPLITS
+
+    def get_read_tasks(self, *_: object, **__: object) -> list[ReadTask]:
+        about = BlockMetadata(num_rows=1, size_bytes=8, input_files=None, exec_stats=None)
+        return [ReadTask(lambda: [pa.table({"number": [0]})], about)] * FEW_SPLITS
+
+
+class HandOn:
+    """A stage that does nothing."""
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return block
 
 
 class Read:

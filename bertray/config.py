@@ -20,6 +20,8 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Alpha = Annotated[float, Field(gt=0.0, le=1.0)]
+Method = Literal["synonyms", "swap", "deletion", "masked", "back_translation"]
 Quarantine = Literal["quarantine", "fail"]
 
 
@@ -39,6 +41,36 @@ class TrainModel(Section):
     max_length: Count | None = Field(
         None, description="Tokens a row is cut to. Default: what the model allows, at most 512."
     )
+
+
+class TrainText(Section):
+    """Texts longer than `model.max_length`; the bundle remembers it."""
+
+    long: Literal["truncate", "head_tail", "window"] = Field(
+        "truncate",
+        description="Of a text longer than `model.max_length` read the first tokens (`truncate`), "
+        "a quarter from its beginning and the rest from its end (`head_tail`), or all in windows "
+        "that overlap, whose logits are made one row's (`window`). Pairs can but be truncated.",
+    )
+    stride: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Tokens that neighbouring windows share. Default: a quarter of "
+        "`model.max_length`.",
+    )
+    max_windows: Count = Field(
+        16, description="Windows of a row at most; what lies behind them is not read."
+    )
+    aggregate: Literal["mean", "max"] = Field(
+        "mean", description="What makes one row's logits of its windows', before the loss too."
+    )
+
+    @model_validator(mode="after")
+    def _heeded(self) -> "TrainText":
+        others = self.model_dump(exclude={"long"})
+        changed = [key for key in others if others[key] != type(self).model_fields[key].default]
+        if changed and self.long != "window":
+            raise ValueError(f"text.{changed[0]} is for text.long=window, not {self.long}")
+        return self
 
 
 class TrainData(Section):
@@ -162,6 +194,70 @@ class Training(Section):
     )
 
 
+class Augmentation(Section):
+    """Changed copies of training rows, with their labels; validation rows have none."""
+
+    methods: tuple[Method, ...] = Field(
+        (),
+        description="How copies are made, each method its own: `synonyms`, `swap` and `deletion` "
+        "of words (EDA, Wei & Zou 2019), `masked` (words guessed by a masked language model), "
+        "`back_translation`. Of a pair one text, drawn at random, changes. Default: no copies.",
+    )
+    row_share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="Share of the training rows that have copies, drawn by `training.seed`."
+    )
+    num_copies: Count = Field(1, description="Copies of such a row by each method.")
+    synonyms_alpha: Alpha = Field(0.1, description="Share of words that `synonyms` replaces.")
+    swap_alpha: Alpha = Field(0.1, description="Swaps of two words by `swap`, per word.")
+    deletion_alpha: Alpha = Field(0.1, description="Chance that `deletion` takes a word out.")
+    masked_alpha: Alpha = Field(0.15, description="Share of words that `masked` replaces.")
+    wordnet: str | None = Field(
+        None,
+        description="NLTK data folder that holds `corpora/wordnet`, on all nodes. Default: where "
+        "NLTK looks.",
+    )
+    masked_model: str | None = Field(
+        None, description="Masked language model for `masked`: hub id, folder or URI."
+    )
+    translation_models: tuple[str, str] | None = Field(
+        None,
+        description="Models for `back_translation`, there and back, as in "
+        "`[Helsinki-NLP/opus-mt-en-de, Helsinki-NLP/opus-mt-de-en]`: hub ids, folders or URIs of "
+        "models that need not be told the languages.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Augmentation":
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError("augmentation.methods names one twice; raise augmentation.num_copies")
+        for method, key in (
+            ("masked", "masked_model"),
+            ("back_translation", "translation_models"),
+        ):
+            if (method in self.methods) != (getattr(self, key) is not None):
+                raise ValueError(
+                    f"augmentation.methods={list(self.methods)}: {method} and "
+                    f"augmentation.{key} go together; give both or neither"
+                )
+        return self
+
+
+class Distillation(Section):
+    """A trained model whose probabilities are learnt beside the labels (Hinton et al. 2015)."""
+
+    teacher: str | None = Field(
+        None,
+        description="Bundle, or any Hugging Face sequence-classification folder, hub id or URI, of "
+        "the same labels as the data. Default: no teacher.",
+    )
+    temperature: Positive = Field(
+        2.0, description="Logits of both models are divided by it; higher says more of all labels."
+    )
+    alpha: Share = Field(
+        0.5, description="Weight of what the teacher says in the loss; the labels have the rest."
+    )
+
+
 class Scaling(Section):
     """How many workers train, and on what."""
 
@@ -207,6 +303,31 @@ class InferenceModel(Section):
         None,
         description="Tokens in one forward pass, padding included. Default: 512 on CPU, "
         "32768 on GPU; never measured, so that a rerun gives the same bytes.",
+    )
+
+
+class InferenceText(Section):
+    """Texts longer than `model.max_length`; each key that is not given is as trained."""
+
+    long: Literal["truncate", "head_tail", "window"] | None = Field(
+        None,
+        description="What is read of a text longer than `model.max_length`, as in training. "
+        "Default: as trained, else `truncate`.",
+    )
+    stride: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Tokens that neighbouring windows share. Default: as trained, else a quarter "
+        "of `model.max_length`.",
+    )
+    max_windows: Count | None = Field(
+        None,
+        description="Windows of a row at most; what lies behind them is not read. Default: as "
+        "trained, else 16.",
+    )
+    aggregate: Literal["mean", "max", "first"] | None = Field(
+        None,
+        description="What makes one row's logits of its windows'; `first` reads one window alone. "
+        "Default: as trained, else `mean`.",
     )
 
 
@@ -309,17 +430,30 @@ class TrainConfig(Section):
     """`bertray train`: fine-tune an encoder, write a bundle."""
 
     model: TrainModel
+    text: TrainText = TrainText()  # type: ignore[call-arg]
     data: TrainData
     optim: Optim = Optim()  # type: ignore[call-arg]
     training: Training = Training()  # type: ignore[call-arg]
+    augmentation: Augmentation = Augmentation()  # type: ignore[call-arg]
+    distillation: Distillation = Distillation()  # type: ignore[call-arg]
     scaling: Scaling = Scaling()  # type: ignore[call-arg]
     output: BundleOutput
+
+    @model_validator(mode="after")
+    def _single_texts(self) -> "TrainConfig":
+        if self.data.text_pair is not None and self.text.long != "truncate":
+            raise ValueError(
+                f"text.long={self.text.long} takes single texts, and "
+                f"data.text_pair={self.data.text_pair} is given; leave one of them out"
+            )
+        return self
 
 
 class EvaluateConfig(Section):
     """`bertray evaluate`: measure a model on labelled rows."""
 
     model: InferenceModel
+    text: InferenceText = InferenceText()  # type: ignore[call-arg]
     data: EvaluateData
     pool: Pool = Pool()  # type: ignore[call-arg]
     output: ReportOutput
@@ -329,6 +463,7 @@ class ScoreConfig(Section):
     """`bertray score`: label every row of every shard."""
 
     model: InferenceModel
+    text: InferenceText = InferenceText()  # type: ignore[call-arg]
     input: Input
     pool: Pool = Pool()  # type: ignore[call-arg]
     output: ScoredOutput

@@ -102,9 +102,11 @@ class TrainView(View):
         match event:
             case Start():
                 self._num_epochs = event.num_epochs
+                copies = f" copies<={event.max_copies}" if event.max_copies else ""
                 logger.info(
-                    "training rows=%d validation_rows=%d labels=%d",
+                    "training rows=%d%s validation_rows=%d labels=%d",
                     event.num_rows,
+                    copies,
                     event.num_validation_rows,
                     len(event.labels),
                 )
@@ -133,6 +135,8 @@ class TrainView(View):
         if not summary.is_new:
             table.add_row("trained now", "no: the bundle of this model, data and settings is there")
         table.add_row("rows", f"{summary.num_rows:,} ({summary.num_validation_rows:,} validation)")
+        for method, count in summary.copies.items():
+            table.add_row("of these, copies", f"{count:,} by {method}")
         if summary.num_rows_left_out:
             table.add_row("left out, no text", f"{summary.num_rows_left_out:,}")
         table.add_row("labels", escape(", ".join(summary.labels[:MOST_LABELS])))

@@ -91,7 +91,8 @@ def _model(config: ScoreConfig) -> Finding:
         "model",
         f"{bundle.source}: {bundle.task}, "
         f"{f'{len(bundle.labels)} labels, ' if bundle.task != 'regression' else ''}"
-        f"max_length {bundle.max_length}, digest {bundle.digest[:12]}",
+        f"max_length {bundle.max_length}, long texts: {bundle.long_text.long}, "
+        f"digest {bundle.digest[:12]}",
     )
 
 

@@ -67,6 +67,23 @@ def test_settings_that_exclude_each_other_are_named() -> None:
         load_config(ScoreConfig, None, [*SCORE, "pool.min_actors=3", "pool.max_actors=2"])
 
 
+TRAIN = ["model.base=b", "data.train=t", "output.path=o"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["text.stride=3"], r"text\.stride is for text\.long=window, not truncate"),
+        (["text.long=head_tail", "text.aggregate=max"], r"text\.aggregate is for .* head_tail"),
+        (["text.long=window", "data.text_pair=c"], r"text\.long=window takes single texts"),
+        (["text.long=window", "text.aggregate=first"], r"text\.aggregate='first'"),
+    ],
+)
+def test_what_long_texts_do_not_allow_is_named(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(TrainConfig, None, [*TRAIN, *words])
+
+
 def test_text_keys_take_words_that_yaml_would_read_otherwise() -> None:
     config = load_config(ScoreConfig, None, [*SCORE, "input.text=no", "output.prefix=1e3"])
     assert (config.input.text, config.output.prefix) == ("no", "1e3")

@@ -21,7 +21,9 @@ from bertray.evaluate.metrics import (
     multi_label_metrics,
     regression_metrics,
 )
+from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
+from bertray.model.settings import EngineSettings
 from bertray.schema import OK, check_label_column, scored_column_names, to_matrix
 from bertray.score.ledger import Attempts
 from bertray.score.pipeline import blocks_of, classified, engine_settings
@@ -96,8 +98,20 @@ def prepare(config: EvaluateConfig) -> tuple[Bundle, Plan, Reading]:
         )
     if not plan.num_rows:
         raise DataError(f"data.path={data.path}: no rows in there to evaluate on")
+    settings_of(config, bundle, device="cuda" if config.pool.wants_gpus else "cpu")
     load_model(bundle)
     return bundle, plan, reading
+
+
+def settings_of(config: EvaluateConfig, bundle: Bundle, *, device: Device) -> EngineSettings:
+    """How the rows are classified."""
+    return engine_settings(
+        bundle,
+        config.model,
+        text=config.text,
+        has_pairs=config.data.text_pair is not None,
+        device=device,
+    )
 
 
 def predict(
@@ -115,7 +129,7 @@ def predict(
         resources,
         num_splits=len(splits),
     )
-    engine = engine_settings(bundle, config.model, device=pool.device)
+    engine = settings_of(config, bundle, device=pool.device)
     watch = cluster.PipelineGuard(resources.num_nodes)
     dataset = classified(
         splits,

@@ -19,6 +19,7 @@ from bertray import __version__, storage
 from bertray.errors import ConfigError, ModelError
 from bertray.model.cache import digest_of, fetch, with_safetensors
 from bertray.schema import Scale, Task
+from bertray.text.long import TRUNCATE, LongText
 
 if TYPE_CHECKING:  # three seconds of imports, which an actor with ONNX Runtime needs not
     from transformers import PreTrainedModel
@@ -48,6 +49,7 @@ class Bundle:
         task: how the logits are read.
         max_length: tokens a row is cut to unless a setting says otherwise.
         digest: sha256 over the names and contents of the model's files.
+        long_text: what becomes of longer texts, unless a setting says otherwise.
         thresholds: of independent labels, the least probability at which a row has each; None for
             0.5 throughout.
         scale: of a regression model; None if its output is the score itself.
@@ -61,6 +63,7 @@ class Bundle:
     task: Task
     max_length: int
     digest: str
+    long_text: LongText = TRUNCATE
     thresholds: tuple[float, ...] | None = None
     scale: Scale | None = None
     takes_pairs: bool | None = None
@@ -79,6 +82,7 @@ class Manifest:
         lineage: digests of the training data and settings.
         versions: of the packages that trained it.
         created: UTC time, ISO 8601.
+        long_text: what became of longer texts in training.
         thresholds: of independent labels, as the validation rows have them best.
         scale: of a regression model, a `Scale`.
     """
@@ -91,6 +95,7 @@ class Manifest:
     lineage: dict[str, str]
     versions: dict[str, str]
     created: str
+    long_text: LongText = TRUNCATE
     thresholds: list[float] | None = None
     scale: dict[str, float] | None = None
     format_version: int = FORMAT_VERSION
@@ -127,6 +132,7 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
             task=manifest.task,
             max_length=manifest.max_length,
             digest=digest,
+            long_text=manifest.long_text,
             thresholds=thresholds,
             scale=Scale(**manifest.scale) if manifest.scale is not None else None,
             takes_pairs=manifest.lineage[_PAIR] != _NO_PAIR if _PAIR in manifest.lineage else None,
@@ -278,7 +284,9 @@ def read_manifest(bundle: str) -> Manifest | None:
     if data is None:
         return None
     try:
-        return Manifest(**json.loads(data))
+        values = json.loads(data)
+        values["long_text"] = LongText(**values.get("long_text", {}))
+        return Manifest(**values)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{uri}: cannot be read: {error}; train the bundle anew") from error
 

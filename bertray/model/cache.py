@@ -20,7 +20,7 @@ from bertray.errors import ModelError
 logger = logging.getLogger(__name__)
 
 # What makes up a model; optimizer states, logs and pictures beside it do not.
-MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.safetensors")
 PICKLED_WEIGHTS = "pytorch_model*.bin"
 
 
@@ -66,6 +66,22 @@ def digest_of(folder: Path) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         whole.update(f"{path.name} {content}\n".encode())
     return whole.hexdigest()
+
+
+def fetch_same(source: str, digest: str, *, key: str) -> Path:
+    """The folder on this node of a model that the driver has seen, its weights as safetensors.
+
+    Raises:
+        ModelError: this node finds another model than the driver did.
+    """
+    folder = fetch(source, key=key)
+    found = digest_of(folder)
+    if found != digest:
+        raise ModelError(
+            f"{key}={source}: digest {found[:12]} on this node, {digest[:12]} on the "
+            "driver; put the model where all nodes see the same"
+        )
+    return with_safetensors(folder, digest, source=source)
 
 
 def with_safetensors(folder: Path, digest: str, *, source: str) -> Path:

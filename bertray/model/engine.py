@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bertray.errors import ModelError
 from bertray.model.backend import TorchBackend
@@ -17,6 +18,7 @@ from bertray.model.bundle import Bundle, load_tokenizer, read_config
 from bertray.model.forward import Backend, run_batches
 from bertray.model.rate import forward_flops
 from bertray.model.settings import EngineSettings
+from bertray.model.windows import pool_windows
 from bertray.schema import (
     EMPTY_TEXT,
     NOT_FINITE,
@@ -29,8 +31,7 @@ from bertray.schema import (
     has_labels,
 )
 from bertray.text.columns import Texts, as_column, distinct, is_blank, is_null, not_utf8
-from bertray.text.encoding import Encoder
-from bertray.text.ragged import Encoded
+from bertray.text.long import Rows, make_row_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class EngineStats:
     Attributes:
         num_rows: rows asked for.
         num_distinct: of them, those computed: repeats and rows without a text are not.
-        num_tokens: of the rows computed.
+        num_tokens: of the rows computed; what windows share is counted in each.
         num_padded_tokens: what the device computed, padding included.
         num_batches: forward passes.
         num_flops: operations of the rows computed, padding not counted; see `forward_flops`.
@@ -131,7 +132,13 @@ class Engine:
     ) -> None:
         num_threads = num_threads or torch.get_num_threads()
         tokenizer = load_tokenizer(bundle.folder)
-        self._encoder = Encoder(tokenizer, max_length=settings.max_length, parallel=num_threads > 1)
+        self._long_text = settings.long_text
+        self._encoder = make_row_encoder(
+            tokenizer,
+            max_length=settings.max_length,
+            long_text=settings.long_text,
+            parallel=num_threads > 1,
+        )
         self._backend = _load_backend(
             bundle, settings, pad_token_id=tokenizer.pad_token_id or 0, num_threads=num_threads
         )
@@ -139,7 +146,7 @@ class Engine:
         self._config = read_config(bundle.folder, source=bundle.source, key="model.path")
         self._task, self._scale = bundle.task, bundle.scale
         self._num_labels = len(bundle.labels)
-        self._probe = self._encoder(["a"])
+        self._probe = self._encoder(["a"]).encoded
         self._num_halvings = 0
         self._tokenizing, self._computing = threading.Lock(), threading.Lock()
 
@@ -175,17 +182,18 @@ class Engine:
                 columns = [column.take(present) for column in columns]
             with self._tokenizing:
                 start = time.perf_counter()
-                rows, twins = distinct(columns)
-                encoded = self._encoder(*rows)
+                texts_once, twins = distinct(columns)
+                rows = self._encoder(*texts_once)
                 stats.seconds["tokenize"] += time.perf_counter() - start
-            computed, reasons = self._compute(encoded, stats)
+            computed, reasons = self._compute(rows, stats)
             probabilities[present] = computed[twins]
             status[present] = reasons[twins]
         stats.num_rows += num_rows
         return Predictions(probabilities, tuple(status))
 
-    def _compute(self, encoded: Encoded, stats: EngineStats) -> tuple[np.ndarray, np.ndarray]:
+    def _compute(self, rows: Rows, stats: EngineStats) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of shape (N, C) and status of shape (N,) of rows that hold text."""
+        encoded = rows.encoded
         with self._computing:
             outcome = run_batches(
                 self._backend, encoded, max_tokens=self._max_batch_tokens, probe=self._probe
@@ -195,13 +203,18 @@ class Engine:
             stats.num_halvings = self._num_halvings
         # On CUDA the next call's batches can line up behind these by now.
         logits = outcome.collect(num_rows=len(encoded), num_labels=self._num_labels)
-        probabilities = read_logits(logits, task=self._task, scale=self._scale)
-        status = np.full(len(encoded), OK, dtype=object)
+        pooled = pool_windows(
+            torch.from_numpy(logits), rows.num_windows, aggregate=self._long_text.aggregate
+        )
+        probabilities = read_logits(pooled, task=self._task, scale=self._scale)
+        status = np.full(len(rows), OK, dtype=object)
         status[~np.isfinite(probabilities).all(axis=1)] = NOT_FINITE
-        for row, reason in outcome.failures.items():
-            status[row] = reason
+        row_of = np.repeat(np.arange(len(rows)), rows.num_windows)
+        # Of a row's windows that failed the first says why.
+        for sequence, reason in sorted(outcome.failures.items(), reverse=True):
+            status[row_of[sequence]] = reason
         probabilities[status != OK] = np.nan
-        stats.num_distinct += len(encoded)
+        stats.num_distinct += len(rows)
         stats.num_tokens += int(encoded.offsets[-1])
         stats.num_padded_tokens += outcome.num_padded_tokens
         stats.num_batches += outcome.num_batches
@@ -211,11 +224,11 @@ class Engine:
         return probabilities, status
 
 
-def read_logits(logits: np.ndarray, *, task: Task, scale: Scale | None = None) -> np.ndarray:
+def read_logits(logits_NC: Tensor, *, task: Task, scale: Scale | None = None) -> np.ndarray:
     """Softmax over the labels; for independent labels the logistic function of each.
 
     Args:
-        logits: floats of shape (N, C).
+        logits_NC: floats, on the CPU.
         task: how they are read.
         scale: brings the scores of a regression model to the unit of what it was trained on.
 
@@ -223,12 +236,11 @@ def read_logits(logits: np.ndarray, *, task: Task, scale: Scale | None = None) -
         Probabilities, or scores of shape (N, 1), in the same number type.
     """
     if task == "regression":
-        if scale is None:
-            return logits
-        # In 64 bits: the mean may be large beside the deviation.
-        return (scale.mean + scale.std * logits.astype(np.float64)).astype(logits.dtype)
-    tensor = torch.from_numpy(logits)
-    result = tensor.sigmoid() if task == "multi_label" else tensor.softmax(dim=-1)
+        if scale is not None:
+            # In 64 bits: the mean may be large beside the deviation.
+            logits_NC = (scale.mean + scale.std * logits_NC.double()).to(logits_NC.dtype)
+        return np.asarray(logits_NC.numpy())
+    result = logits_NC.sigmoid() if task == "multi_label" else logits_NC.softmax(dim=-1)
     return np.asarray(result.numpy())
 
 

@@ -6,9 +6,10 @@ from typing import Literal
 
 from bertray.errors import ConfigError
 from bertray.model.backend import Device, Dtype
-from bertray.model.bundle import Bundle, num_positions, read_config
+from bertray.model.bundle import Bundle, load_tokenizer, num_positions, read_config
 from bertray.model.families import ONNX_FAMILIES
 from bertray.model.packed import takes_onnx
+from bertray.text.long import TRUNCATE, LongText, check_long_text
 
 BackendName = Literal["torch", "onnx"]
 
@@ -27,6 +28,7 @@ class EngineSettings:
         dtype: number type of the forward pass.
         max_batch_tokens: rows x longest row of one forward pass; a longer row goes alone.
         backend: what computes it.
+        long_text: what becomes of longer texts.
     """
 
     max_length: int
@@ -34,6 +36,7 @@ class EngineSettings:
     dtype: Dtype
     max_batch_tokens: int
     backend: BackendName = "torch"
+    long_text: LongText = TRUNCATE
 
 
 def resolve_settings(
@@ -44,6 +47,8 @@ def resolve_settings(
     dtype: str = "auto",
     max_batch_tokens: int | None = None,
     backend: str = "auto",
+    long_text: LongText | None = None,
+    has_pairs: bool = False,
 ) -> EngineSettings:
     """Fill in what was left to us: from the model, the device class and what is installed here.
 
@@ -56,15 +61,22 @@ def resolve_settings(
         dtype: ``auto`` is bfloat16 on CUDA and float32 on CPUs. See `verify_int8` for int8.
         max_batch_tokens: rows x longest row of a forward pass.
         backend: ``auto`` is ONNX Runtime on CPUs if it is installed and takes the model.
+        long_text: what becomes of longer texts; what the bundle says by default.
+        has_pairs: whether rows are pairs of texts.
 
     Raises:
-        ConfigError: the model cannot take so long rows, or the backend not this model, device or
-            number type.
+        ConfigError: the model cannot take so long rows or long texts so, or the backend not this
+            model, device or number type.
     """
     config = read_config(bundle.folder, source=bundle.source, key="model.path")
     most = num_positions(config)
     if max_length is not None and most is not None and max_length > most:
         raise ConfigError(f"model.max_length={max_length}: {bundle.source} takes {most} at most")
+    max_length = max_length or bundle.max_length
+    long_text = long_text or bundle.long_text
+    if long_text.long != "truncate":
+        tokenizer = load_tokenizer(bundle.folder)
+        check_long_text(long_text, tokenizer, max_length=max_length, has_pairs=has_pairs)
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
     fits_onnx = device == "cpu" and dtype in ("float32", "int8") and takes_onnx(config)
@@ -82,9 +94,10 @@ def resolve_settings(
     if backend == "torch" and dtype == "int8":
         raise ConfigError("model.dtype=int8 needs ONNX Runtime; set model.backend=onnx")
     return EngineSettings(
-        max_length=max_length or bundle.max_length,
+        max_length=max_length,
         device=device,
         dtype=dtype,  # type: ignore[arg-type]
         max_batch_tokens=max_batch_tokens or DEFAULT_BATCH_TOKENS[device],
         backend=backend,  # type: ignore[arg-type]
+        long_text=long_text,
     )

@@ -54,6 +54,8 @@ def contract_of(config: ScoreConfig, bundle: "Bundle") -> Contract:
         "input": config.input.model_dump(exclude=NOT_IN_CONTRACT),
         "output.prefix": config.output.prefix,
     }
+    if text := config.text.model_dump(exclude_none=True):  # what is as trained, the digest holds
+        settings["text"] = text
     return Contract(
         schema_version=SCHEMA_VERSION,
         model=bundle.source,

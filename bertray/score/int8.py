@@ -9,6 +9,7 @@ from bertray.model.engine import verify_int8
 from bertray.model.settings import EngineSettings
 from bertray.score.plan import Split
 from bertray.score.source import Reading, fault_of, read_block
+from bertray.text.long import TRUNCATE
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def report_agreement(
     if block is None:
         return  # each will be quarantined
     rows = block.slice(0, SAMPLE_ROWS)
-    exact = replace(exact, max_length=min(exact.max_length, SAMPLE_TOKENS))
+    exact = replace(exact, max_length=min(exact.max_length, SAMPLE_TOKENS), long_text=TRUNCATE)
     pairs = rows.column(reading.text_pair) if reading.text_pair else None
     agreement = verify_int8(bundle, exact, rows.column(reading.text), pairs)
     fine = agreement >= LEAST_AGREEMENT

@@ -2,18 +2,19 @@
 
 Ray restarts a worker that dies and tries its task again, without an end unless told: a text that
 crashes a library would be tried for ever, and a bound on Ray's side fails the whole run. So Ray may
-retry as it likes, and each stage asks here first.
+retry as it likes, and each stage asks here first. Ray tries a task again in the process that it
+starts in place of the dead one, so a process that is nobody's heir need not ask.
 """
 
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import ray
 
-ATTEMPTS = 3
+ATTEMPTS = 3  # that are counted; the one before, in the first process, is not
 
 
 class Ledger:
@@ -22,21 +23,14 @@ class Ledger:
     def __init__(self) -> None:
         self._tries: dict[str, int] = {}
 
-    def begin(self, task: str, ended: Sequence[str]) -> int:
-        """How many tries, this one included, have begun and not ended.
-
-        Args:
-            task: that is to begin.
-            ended: tasks that came to their ends since, whatever these were.
-        """
-        self.end(ended)
+    def begin(self, task: str) -> int:
+        """How many tries, this one included, have begun and not ended."""
         self._tries[task] = self._tries.get(task, 0) + 1
         return self._tries[task]
 
-    def end(self, tasks: Sequence[str]) -> None:
-        """These tasks came to their ends, whatever these were."""
-        for task in tasks:
-            self._tries.pop(task, None)
+    def end(self, task: str) -> None:
+        """It came to its end, whatever that was."""
+        self._tries.pop(task, None)
 
 
 class Gate:
@@ -79,10 +73,13 @@ class TooManyDeathsError(Exception):
     """A task has killed its worker process as often as it may."""
 
 
-# Of this process. What has ended is told with the next `begin`: a message less for each task. If
-# the process dies before, those tasks have a try less should their results be lost.
-_ended: "deque[str]" = deque()
-_gate = Gate()
+_gate = Gate()  # of this process
+
+
+@cache
+def _is_heir() -> bool:
+    """Whether Ray started this process's actor again after a process of it died."""
+    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 class Attempts:
@@ -113,7 +110,6 @@ class Attempts:
         """
         with self.one("loading the model for", ray.get_runtime_context().get_actor_id() or ""):
             yield
-        self._ledger.end.remote(_take(_ended))  # it may wait long for its first split
 
     @contextmanager
     def one(self, stage: str, what: str) -> Iterator[None]:
@@ -122,30 +118,22 @@ class Attempts:
         Raises:
             TooManyDeathsError: it was tried `ATTEMPTS` times, and no try came to an end.
         """
+        if not _is_heir():
+            yield
+            return
         task = f"{stage} {what}"
         _gate.enter()
         tries = 0
         try:
-            tries = ray.get(self._ledger.begin.remote(task, _take(_ended)))
+            tries = ray.get(self._ledger.begin.remote(task))
             if tries > ATTEMPTS:
                 raise TooManyDeathsError(
-                    f"its worker process died {ATTEMPTS} times while {stage} it: out of memory, a "
-                    "crash in a library, or a lost node; see Ray's worker logs"
+                    f"its worker process died more than {ATTEMPTS} times while {stage} it: out of "
+                    "memory, a crash in a library, or a lost node; see Ray's worker logs"
                 )
             if tries > 1:
                 _gate.stay_alone()
             yield
         finally:
-            if tries:
-                _ended.append(task)
+            self._ledger.end.remote(task)
             _gate.leave(was_alone=1 < tries <= ATTEMPTS)
-
-
-def _take(queue: "deque[str]") -> list[str]:
-    """Empty a queue that other threads fill, and empty."""
-    taken = []
-    while True:
-        try:
-            taken.append(queue.popleft())
-        except IndexError:
-            return taken

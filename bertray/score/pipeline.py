@@ -1,6 +1,7 @@
 """The stages that scoring and evaluation share: splits in, blocks with predictions out."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import ray
@@ -9,7 +10,8 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from bertray import cluster
 from bertray.cluster import PipelineGuard
-from bertray.config import InferenceModel
+from bertray.config import InferenceModel, InferenceText
+from bertray.errors import ConfigError
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle
 from bertray.model.settings import EngineSettings, resolve_settings
@@ -19,12 +21,19 @@ from bertray.score.plan import Split
 from bertray.score.pool import HELPER_CPUS, PoolPlan
 from bertray.score.sink import ShardSink
 from bertray.score.source import Reading, SplitSource
+from bertray.text.long import LongText
 
 
 def engine_settings(
-    bundle: Bundle, model: InferenceModel, *, device: Device, dtype: str | None = None
+    bundle: Bundle,
+    model: InferenceModel,
+    *,
+    text: InferenceText,
+    has_pairs: bool,
+    device: Device,
+    dtype: str | None = None,
 ) -> EngineSettings:
-    """What the config's section and the device class make of a model."""
+    """What the config's sections and the device class make of a model."""
     return resolve_settings(
         bundle,
         device=device,
@@ -32,7 +41,25 @@ def engine_settings(
         dtype=dtype or model.dtype,
         max_batch_tokens=model.max_batch_tokens,
         backend=model.backend,
+        long_text=long_text_of(bundle, text),
+        has_pairs=has_pairs,
     )
+
+
+def long_text_of(bundle: Bundle, text: InferenceText) -> LongText:
+    """What the bundle says, but for what the config does.
+
+    Raises:
+        ConfigError: a setting of windows is given where there are none.
+    """
+    given = text.model_dump(exclude_none=True)
+    long_text = replace(bundle.long_text, **given)
+    if long_text.long != "window" and (ignored := sorted(given.keys() - {"long"})):
+        raise ConfigError(
+            f"text.{ignored[0]}={given[ignored[0]]} is for text.long=window, and it is "
+            f"{long_text.long}{'' if text.long else ' as ' + bundle.source + ' was trained'}"
+        )
+    return long_text
 
 
 def classified(
@@ -136,4 +163,5 @@ def _helpers(pool: PoolPlan) -> ActorPoolStrategy:
         min_size=1,
         max_size=pool.max_helpers,
         max_tasks_in_flight_per_actor=pool.splits_per_helper,
+        enable_true_multi_threading=True,  # one call at a time all the same, but no thread for it
     )

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from bertray import cluster, storage
 from bertray.config import ScoreConfig
 from bertray.errors import ClusterError
+from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
+from bertray.model.settings import EngineSettings
 from bertray.score import contract as folder
 from bertray.score import manifest
 from bertray.score.commits import Receipt
@@ -96,7 +98,7 @@ def prepare(config: ScoreConfig) -> Job:
     bundle = open_bundle(config.model.path)
     check_pairs(bundle, source.text_pair, section="input")
     # Checks the settings too; on which device class they will be used is not known yet.
-    engine_settings(bundle, config.model, device="cuda" if config.pool.wants_gpus else "cpu")
+    settings_of(config, bundle, device="cuda" if config.pool.wants_gpus else "cpu")
     contract = folder.contract_of(config, bundle)
     reading = Reading.of_job(config, bundle.task)
     standing = take_stock(source, output.path, contract.digests, check_schema=reading.check)
@@ -106,6 +108,20 @@ def prepare(config: ScoreConfig) -> Job:
     tally_of(job).check(source)
     folder.check(output.path, contract, standing, replace=output.replace)
     return job
+
+
+def settings_of(
+    config: ScoreConfig, bundle: Bundle, *, device: Device, dtype: str | None = None
+) -> EngineSettings:
+    """How the job's rows are classified."""
+    return engine_settings(
+        bundle,
+        config.model,
+        text=config.text,
+        has_pairs=config.input.text_pair is not None,
+        device=device,
+        dtype=dtype,
+    )
 
 
 def tally_of(job: Job) -> Tally:
@@ -160,7 +176,7 @@ def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Rece
     resources = cluster.connect()
     filled = [split for split in splits if split.num_rows]
     pool = plan_pool(job.config.pool, resources, num_splits=len(filled))
-    engine = engine_settings(job.bundle, job.config.model, device=pool.device)
+    engine = settings_of(job.config, job.bundle, device=pool.device)
     summary.pool = summary.pool or pool
     sink = ShardSink(
         output=storage.absolute(job.config.output.path),
@@ -176,7 +192,7 @@ def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Rece
     if not filled:
         return
     if engine.dtype == "int8":
-        exact = engine_settings(job.bundle, job.config.model, device=engine.device, dtype="float32")
+        exact = settings_of(job.config, job.bundle, device=engine.device, dtype="float32")
         report_agreement(filled, bundle=job.bundle, exact=exact, reading=job.reading)
     attempts, watch = Attempts.start(), cluster.PipelineGuard(resources.num_nodes)
     scored = classified(

@@ -16,10 +16,9 @@ from bertray.model.engine import Engine
 from bertray.score import manifest as folder
 from bertray.score.contract import read_contract
 from bertray.score.lease import Holder, read_holder
-from bertray.score.pipeline import engine_settings
 from bertray.score.plan import BadShard
 from bertray.score.pool import plan_pool
-from bertray.score.run import Job
+from bertray.score.run import Job, settings_of
 from bertray.score.source import Reading, read_split
 from bertray.score.standing import Standing, take_stock
 
@@ -134,7 +133,7 @@ def _estimate_seconds(job: Job) -> float | None:
     )
     if pool.device == "cuda" and not torch.cuda.is_available():
         return None
-    settings = engine_settings(job.bundle, job.config.model, device=pool.device)
+    settings = settings_of(job.config, job.bundle, device=pool.device)
     try:
         rows = read_split(pending[0], job.reading).slice(0, SAMPLE_ROWS)
     except (SchemaError, DataError, OSError, pa.ArrowException):

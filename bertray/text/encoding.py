@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bertray.text.bytebpe import bytebpe_tokens
 from bertray.text.columns import Texts, as_column
-from bertray.text.heads import splits_at_spaces, take_heads
+from bertray.text.heads import keeps_its_beginning, splits_at_spaces, take_heads, take_tails
 from bertray.text.layout import Layout
 from bertray.text.probes import probes
 from bertray.text.ragged import Encoded, concatenate, offsets_of, pad, take
@@ -41,6 +41,12 @@ SAMPLED_BYTES = 20_000  # not on longer rows, which would cost more than they te
 
 _Tokenize = Callable[[list[str], list[str] | None], Encoded]
 
+
+class _Cut(Protocol):
+    def __call__(self, column: pa.LargeStringArray, *, limit: int) -> tuple[list[str], np.ndarray]:
+        """The texts or a part of each, and which are but a part."""
+
+
 _FASTER = {"nanotoken": wordpiece_tokens, "gigatoken": bytebpe_tokens}  # by the library
 
 
@@ -52,6 +58,8 @@ class Encoder:
         max_length: rows are cut to so many tokens; of pairs the longer text is cut first.
         fast: whether to take a faster tokenizer where there is one that agrees.
         parallel: whether to use more than one core.
+        bare: whether to leave out the special tokens; for a Hugging Face fast tokenizer and single
+            texts alone.
     """
 
     def __init__(
@@ -61,14 +69,15 @@ class Encoder:
         max_length: int,
         fast: bool = True,
         parallel: bool = True,
+        bare: bool = False,
     ) -> None:
         self._max_length = max_length
         dtype = np.uint16 if len(tokenizer) <= 2**16 else np.int32
-        self._can_cut = tokenizer.is_fast and tokenizer.truncation_side == "right"
+        self._cut = _cut_of(tokenizer)
         if tokenizer.is_fast:
-            serialised = tokenizer.backend_tokenizer.to_str()
-            self._can_cut = self._can_cut and splits_at_spaces(serialised)
-            self._reference: _Tokenize = _Backend(tokenizer, max_length=max_length, dtype=dtype)
+            self._reference: _Tokenize = _Backend(
+                tokenizer, max_length=max_length, dtype=dtype, bare=bare
+            )
         else:
             self._reference = partial(_call, tokenizer, max_length=max_length, dtype=dtype)
         self._odd_pair_room = (max_length - tokenizer.num_special_tokens_to_add(pair=True)) % 2 == 1
@@ -77,14 +86,16 @@ class Encoder:
         for library, load in _FASTER.items() if fast else ():
             try:
                 tokens_of = load(tokenizer, parallel=parallel)
-                self._fast = Layout(tokenizer, tokens_of, max_length=max_length, dtype=dtype)
+                self._fast = Layout(
+                    tokenizer, tokens_of, max_length=max_length, dtype=dtype, bare=bare
+                )
                 self._library = library
             except ImportError:
                 logger.info("%s is not installed; Hugging Face tokenizes, slower", library)
             except ValueError as error:
                 logger.debug("%s does not tokenize for this model: %s", library, error)
         texts = as_column(probes(tokenizer))
-        for columns in ([texts], [texts, texts[::-1]]):
+        for columns in ([texts],) if bare else ([texts], [texts, texts[::-1]]):
             if self._fast is not None:
                 self._check(columns, self._encode(columns, self._fast))
 
@@ -113,10 +124,10 @@ class Encoder:
 
     def _encode(self, columns: Sequence[pa.LargeStringArray], tokenize: _Tokenize) -> Encoded:
         """Encode rows of which long ones are tokenized only as far as they count."""
-        if not self._can_cut:
+        if self._cut is None:
             return _apply(tokenize, [column.to_pylist() for column in columns])
         limit = HEAD_CHARACTERS * self._max_length
-        cut = [take_heads(column, limit=limit) for column in columns]
+        cut = [self._cut(column, limit=limit) for column in columns]
         heads, shortened = zip(*cut, strict=True)
         encoded = _apply(tokenize, heads)
         rows = np.flatnonzero(np.logical_or.reduce(shortened))
@@ -157,7 +168,9 @@ class Encoder:
 class _Backend:
     """A Hugging Face fast tokenizer without the Python objects that `transformers` makes of it."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int, dtype: Any) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, max_length: int, dtype: Any, bare: bool
+    ) -> None:
         # A copy, because truncation is a state of the tokenizer itself.
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_padding()
@@ -165,12 +178,15 @@ class _Backend:
         self._backend.encode_special_tokens = tokenizer.split_special_tokens
         self._has_segments = "token_type_ids" in tokenizer.model_input_names
         self._dtype = dtype
+        self._bare = bare
 
     def __call__(self, texts: list[str], pairs: list[str] | None) -> Encoded:
         rows = texts if pairs is None else list(zip(texts, pairs, strict=True))
         parts = []
         for start in range(0, len(rows), ROWS_PER_CALL):
-            part = self._backend.encode_batch_fast(rows[start : start + ROWS_PER_CALL])
+            part = self._backend.encode_batch_fast(
+                rows[start : start + ROWS_PER_CALL], add_special_tokens=not self._bare
+            )
             segments = [row.type_ids for row in part] if self._has_segments else None
             parts.append(_flatten([row.ids for row in part], segments, dtype=self._dtype))
         return concatenate(parts) if parts else _nothing(self._has_segments, self._dtype)
@@ -198,6 +214,18 @@ def _call(
     )
     segments = encoding["token_type_ids"] if has_segments else None
     return _flatten(encoding["input_ids"], segments, dtype=dtype)
+
+
+def _cut_of(tokenizer: PreTrainedTokenizerBase) -> _Cut | None:
+    """What takes of long texts the part that counts; None if they must be tokenized whole."""
+    if not tokenizer.is_fast:
+        return None
+    serialised = tokenizer.backend_tokenizer.to_str()
+    if not splits_at_spaces(serialised):
+        return None
+    if tokenizer.truncation_side == "right":
+        return take_heads
+    return take_tails if keeps_its_beginning(serialised) else None
 
 
 def _apply(tokenize: _Tokenize, columns: Sequence[list[str]]) -> Encoded:

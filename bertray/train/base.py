@@ -20,8 +20,9 @@ from bertray.model.bundle import (
     quiet,
     read_config,
 )
-from bertray.model.cache import digest_of, fetch, with_safetensors
+from bertray.model.cache import digest_of, fetch, fetch_same
 from bertray.schema import Task
+from bertray.text.long import TRUNCATE, LongText, check_long_text
 
 KEY = "model.base"
 
@@ -35,20 +36,23 @@ class Base:
         digest: sha256 over the names and contents of its files.
         max_length: tokens a row is cut to.
         pad_token_id: fills shorter rows; masked, so its value changes nothing.
+        long_text: what becomes of longer texts.
     """
 
     source: str
     digest: str
     max_length: int
     pad_token_id: int
+    long_text: LongText = TRUNCATE
 
 
-def open_base(model: TrainModel) -> Base:
+def open_base(model: TrainModel, long_text: LongText = TRUNCATE) -> Base:
     """Find the base model and look into it.
 
     Raises:
         ModelError: there is no such model, or its tokenizer does not fit.
-        ConfigError: ``model.max_length`` is more than the model can take.
+        ConfigError: ``model.max_length`` is more than the model can take, or the model cannot be
+            given long texts so.
     """
     folder = fetch(model.base, key=KEY)
     config = read_config(folder, source=model.base, key=KEY)
@@ -63,12 +67,15 @@ def open_base(model: TrainModel) -> Base:
         raise ConfigError(
             f"model.max_length={model.max_length}: {model.base} takes {most} tokens at most"
         )
+    max_length = model.max_length or min(longest_input(config, tokenizer), LONGEST)
+    check_long_text(long_text, tokenizer, max_length=max_length, has_pairs=False)
     is_folder = Path(model.base).expanduser().is_dir()
     return Base(
         source=storage.absolute(model.base) if is_folder else model.base,
         digest=digest_of(folder),
-        max_length=model.max_length or min(longest_input(config, tokenizer), LONGEST),
+        max_length=max_length,
         pad_token_id=tokenizer.pad_token_id or 0,
+        long_text=long_text,
     )
 
 
@@ -78,14 +85,7 @@ def folder_of(base: Base) -> Path:
     Raises:
         ModelError: this node finds another model than the driver did.
     """
-    folder = fetch(base.source, key=KEY)
-    digest = digest_of(folder)
-    if digest != base.digest:
-        raise ModelError(
-            f"{KEY}={base.source}: digest {digest[:12]} on this node, {base.digest[:12]} on the "
-            "driver; put the model where all nodes see the same"
-        )
-    return with_safetensors(folder, digest, source=base.source)
+    return fetch_same(base.source, base.digest, key=KEY)
 
 
 def load_base(

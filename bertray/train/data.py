@@ -5,9 +5,10 @@ order; the result is put in row-id order, so that it does not depend on who did 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,70 +21,138 @@ from bertray import cluster, storage
 from bertray.config import TrainData
 from bertray.errors import DataError
 from bertray.model.bundle import load_tokenizer
-from bertray.text.encoding import Encoded, Encoder
+from bertray.text.long import RowEncoder, Rows, make_row_encoder
+from bertray.text.ragged import Encoded, offsets_of, positions_of, take
+from bertray.train.augment import Augmenter, choose_rows, count_by_method, make_copies
 from bertray.train.base import Base, folder_of
 from bertray.train.examples import Examples, select
 from bertray.train.labels import Labelled, Piece
+from bertray.train.teacher import Teacher, teach
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_TOKENIZER = 50_000  # below so many, starting another process takes longer than it saves
+ROWS_TO_COPY = "rows_to_copy"
 TOKENIZER_CPUS = 0.8  # the rest lets Ray Data's own tasks run on a small machine
 
 
 def encode(
-    labelled: Labelled, *, data: TrainData, base: Base, num_cpus: float
-) -> tuple[Examples, Examples]:
-    """Read and tokenize all texts on the cluster: rows for training, rows for validation.
+    labelled: Labelled,
+    *,
+    data: TrainData,
+    base: Base,
+    augmenter: Augmenter | None,
+    teacher: Teacher | None,
+    num_cpus: float,
+    num_gpus: float,
+) -> tuple[Examples, Examples, dict[str, int]]:
+    """Read, augment and tokenize all texts on the cluster.
 
     Rows whose text is null or blank are left out, with a warning that gives their number.
+
+    Args:
+        labelled: the rows.
+        data: the config's section.
+        base: whose tokenizer is taken.
+        augmenter: makes copies of training rows; None for no copies.
+        teacher: says its logits of each row and copy; None without one.
+        num_cpus: of the cluster.
+        num_gpus: that a task which runs models takes.
+
+    Returns:
+        The rows for training with their copies, each after its row; the rows for validation; and
+        how many copies each method has made.
 
     Raises:
         DataError: no training row, or no validation row, has a text.
     """
     num_rows = len(labelled.targets)
-    wanted = min(-(-num_rows // ROWS_PER_TOKENIZER), len(labelled.pieces))
+    wanted = len(labelled.pieces)
+    if augmenter is None and teacher is None:
+        wanted = min(-(-num_rows // ROWS_PER_TOKENIZER), wanted)
     DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(
-        [asdict(piece) for piece in labelled.pieces], override_num_blocks=len(labelled.pieces)
+        list(pieces_to_read(labelled, augmenter)), override_num_blocks=len(labelled.pieces)
     ).map_batches(
         tokenize,  # type: ignore[arg-type]  # Ray knows no batch type but all of them
-        fn_kwargs={"base": base, "columns": [data.text, *filter(None, [data.text_pair])]},
+        fn_kwargs={
+            "base": base,
+            "columns": [data.text, *filter(None, [data.text_pair])],
+            "augmenter": augmenter,
+            "teacher": teacher,
+        },
         batch_size=1,
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=TaskPoolStrategy(size=max(min(wanted, int(num_cpus)), 1)),
         num_cpus=min(TOKENIZER_CPUS, num_cpus / 2),
+        num_gpus=num_gpus or None,
     )
     blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     tables = list(cluster.unwrapped(iter(blocks)))  # Ray Data hands on no empty ones
     if not tables:
         raise _no_text("data.train", data)
-    examples = in_row_order(pa.concat_tables(tables), labelled.targets)
-    if num_dropped := num_rows - len(examples):
+    table = pa.concat_tables(tables)
+    examples = in_row_order(table, labelled.targets)
+    numbers = table.column("copy").to_numpy()[table.column("window").to_numpy() == 0]
+    if num_dropped := num_rows - int((numbers == 0).sum()):
         logger.warning("rows without text are left out num_rows=%d of=%d", num_dropped, num_rows)
     held_out = labelled.is_validation[examples.row_ids]
     for key, rows in (("data.train", ~held_out), ("data.validation", held_out)):
         if not rows.any():
             raise _no_text(key, data)
-    return select(examples, np.flatnonzero(~held_out)), select(examples, np.flatnonzero(held_out))
-
-
-def tokenize(batch: pa.Table, *, base: Base, columns: Sequence[str]) -> pa.Table:
-    """Pieces of shards in, one to a row; token ids by row id out."""
-    encoder = _encoder(base)
-    return pa.concat_tables(
-        [_tokenize_piece(Piece(**row), encoder, columns) for row in batch.to_pylist()]
+    return (
+        select(examples, np.flatnonzero(~held_out)),
+        select(examples, np.flatnonzero(held_out)),
+        count_by_method(numbers, augmenter) if augmenter is not None else {},
     )
 
 
+def tokenize(
+    batch: pa.Table,
+    *,
+    base: Base,
+    columns: Sequence[str],
+    augmenter: Augmenter | None = None,
+    teacher: Teacher | None = None,
+) -> pa.Table:
+    """Pieces of shards in, one to a row; sequences by row id, copy and window out.
+
+    With them come the teacher's logits where there is one.
+    """
+    encoder = _encoder(base)
+    tables = []
+    for row in batch.to_pylist():
+        chosen = np.array(row.pop(ROWS_TO_COPY, []), np.int64)
+        row_ids, texts = _read_texts(Piece(**row), columns)
+        numbers = np.zeros(len(row_ids), np.int64)
+        if augmenter is not None:
+            row_ids, numbers, texts = _with_copies(row_ids, texts, chosen, augmenter)
+        logits = teach(teacher, texts) if teacher is not None else None
+        tables.append(_as_table(row_ids, numbers, encoder(*texts), logits))
+    return pa.concat_tables(tables)
+
+
+def pieces_to_read(labelled: Labelled, augmenter: Augmenter | None) -> Iterator[dict[str, Any]]:
+    """What Ray Data hands out: each piece, with the row ids in there that are to have copies."""
+    chosen = np.zeros(0, np.int64) if augmenter is None else choose_rows(labelled, augmenter)
+    starts = [*(piece.first_row for piece in labelled.pieces), len(labelled.targets)]
+    bounds = np.searchsorted(chosen, starts)
+    for place, piece in enumerate(labelled.pieces):
+        rows = chosen[bounds[place] : bounds[place + 1]]
+        yield asdict(piece) | ({} if augmenter is None else {ROWS_TO_COPY: rows.tolist()})
+
+
 @cache
-def _encoder(base: Base) -> Encoder:
+def _encoder(base: Base) -> RowEncoder:
     """Loaded once a process; Ray gives its processes one task after the other."""
-    return Encoder(load_tokenizer(folder_of(base)), max_length=base.max_length)
+    return make_row_encoder(
+        load_tokenizer(folder_of(base)), max_length=base.max_length, long_text=base.long_text
+    )
 
 
-def _tokenize_piece(piece: Piece, encoder: Encoder, columns: Sequence[str]) -> pa.Table:
+def _read_texts(piece: Piece, columns: Sequence[str]) -> tuple[np.ndarray, list[list[str]]]:
+    """Row ids and texts of the rows that have a text in each column."""
     row_groups = range(piece.first_row_group, piece.first_row_group + piece.num_row_groups)
     try:
         with storage.open_input(piece.uri) as file:
@@ -97,33 +166,72 @@ def _tokenize_piece(piece: Piece, encoder: Encoder, columns: Sequence[str]) -> p
         blank = pc.equal(pc.utf8_trim_whitespace(column), "")
         filled &= ~pc.fill_null(blank, True).to_numpy()
     rows = np.flatnonzero(filled)
-    encoded = encoder(*(column.take(rows).to_pylist() for column in texts))
+    return piece.first_row + rows, [column.take(rows).to_pylist() for column in texts]
+
+
+def _with_copies(
+    row_ids: np.ndarray, texts: list[list[str]], chosen: np.ndarray, augmenter: Augmenter
+) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
+    """Row ids, numbers and texts of the rows, and of the copies of those chosen after them."""
+    numbers = np.zeros(len(row_ids), np.int64)
+    rows = np.flatnonzero(np.isin(row_ids, chosen))
+    if not len(rows):
+        return row_ids, numbers, texts
+    sources = [[column[row] for row in rows] for column in texts]
+    copies = make_copies(sources, row_ids[rows], augmenter)
+    return (
+        np.concatenate([row_ids, row_ids[rows][copies.rows]]),
+        np.concatenate([numbers, copies.numbers]),
+        [column + more for column, more in zip(texts, copies.columns, strict=True)],
+    )
+
+
+def _as_table(
+    row_ids: np.ndarray, numbers: np.ndarray, rows: Rows, logits: np.ndarray | None
+) -> pa.Table:
+    encoded, num_windows = rows.encoded, rows.num_windows
     offsets = pa.array(encoded.offsets)
     arrays = {
-        "row_id": pa.array(piece.first_row + rows),
+        "row_id": pa.array(np.repeat(row_ids, num_windows)),
+        "copy": pa.array(np.repeat(numbers, num_windows)),
+        "window": pa.array(positions_of(np.zeros_like(num_windows), num_windows)),
         "input_ids": pa.LargeListArray.from_arrays(offsets, pa.array(encoded.input_ids)),
     }
     if encoded.token_type_ids is not None:
         segments = pa.array(encoded.token_type_ids)
         arrays["token_type_ids"] = pa.LargeListArray.from_arrays(offsets, segments)
+    if logits is not None:
+        flat = pa.array(np.repeat(logits, num_windows, axis=0).ravel())
+        arrays["teacher_logits"] = pa.FixedSizeListArray.from_arrays(flat, logits.shape[1])
     return pa.table(arrays)
 
 
 def in_row_order(table: pa.Table, targets: np.ndarray) -> Examples:
-    """Blocks come in any order: Ray Data streams."""
-    row_ids = table.column("row_id").to_numpy()
+    """Blocks come in any order: Ray Data streams, and cuts what is large. Copies come after."""
+    row_of, copy, window = (table.column(name).to_numpy() for name in ("row_id", "copy", "window"))
+    order = np.lexsort((window, copy, row_of))
+    firsts = np.flatnonzero(window[order] == 0)
     ids = table.column("input_ids").combine_chunks()
     segments = None
     if "token_type_ids" in table.column_names:
         segments = table.column("token_type_ids").combine_chunks().flatten().to_numpy()
-    lengths = pc.list_value_length(ids).to_numpy()
+    teacher = None
+    if "teacher_logits" in table.column_names:
+        logits = table.column("teacher_logits").combine_chunks()
+        teacher = logits.flatten().to_numpy().reshape(len(logits), -1)[order[firsts]]
     encoded = Encoded(
         input_ids=ids.flatten().to_numpy(),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        offsets=offsets_of(pc.list_value_length(ids).to_numpy()),
         token_type_ids=segments,
     )
-    order = np.argsort(row_ids)
-    return select(Examples(encoded, targets[row_ids], row_ids), order)
+    row_ids = row_of[order[firsts]]
+    return Examples(
+        encoded=take(encoded, order),
+        targets=targets[row_ids],
+        row_ids=row_ids,
+        windows=None if len(firsts) == len(order) else np.append(firsts, len(order)),
+        teacher_logits=teacher,
+    )
 
 
 def _no_text(key: str, data: TrainData) -> DataError:

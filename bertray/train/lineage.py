@@ -16,7 +16,8 @@ from typing import Any
 from bertray import storage
 from bertray.config import TrainConfig
 from bertray.errors import OutputError
-from bertray.model.bundle import MANIFEST, Manifest, package_versions, read_manifest
+from bertray.model.bundle import MANIFEST, Bundle, Manifest, package_versions, read_manifest
+from bertray.train.augment import Augmenter
 from bertray.train.base import Base
 
 RUN = "_run"
@@ -24,18 +25,34 @@ OWNER = f"{RUN}/lineage.json"
 MODEL_CONFIG = "config.json"
 
 
-def lineage_of(config: TrainConfig, *, base: Base, data_digest: str) -> dict[str, str]:
+def lineage_of(
+    config: TrainConfig,
+    *,
+    base: Base,
+    data_digest: str,
+    augmenter: Augmenter | None,
+    teacher: Bundle | None,
+) -> dict[str, str]:
     """All that decides the weights: equal lineages make equal bundles on the same machine.
 
     Where things lie is no part of it, nor how fast they are computed.
     """
     settings: dict[str, Any] = {
         "model.max_length": base.max_length,
+        **_flat("text", config.text.model_dump()),
         **_flat("data", config.data.model_dump(exclude={"train", "validation"})),
         **_flat("optim", config.optim.model_dump()),
         **_flat("training", config.training.model_dump()),
         "scaling.num_workers": config.scaling.num_workers,
     }
+    if augmenter is not None:
+        places = {"wordnet", "masked_model", "translation_models"}
+        settings |= _flat("augmentation", config.augmentation.model_dump(exclude=places))
+        for source in augmenter.sources:
+            settings[source.key] = [*settings.get(source.key, []), source.digest]
+    if teacher is not None:
+        settings |= _flat("distillation", config.distillation.model_dump())
+        settings["distillation.teacher"] = teacher.digest
     return {
         "data": data_digest,
         "base": base.digest,

@@ -147,7 +147,7 @@ def _train(job: WorkerJob) -> None:
             break
         seed_epoch(training.seed, epoch=epoch, rank=rank)
         plan = plan_epoch(
-            train.encoded.lengths,
+            train.lengths,
             global_batch_size=global_batch_size,
             seed=training.seed,
             epoch=epoch,
@@ -167,6 +167,7 @@ def _train(job: WorkerJob) -> None:
             world_size=world_size,
             precision=precision,
             loss=job.loss,
+            aggregate=job.base.long_text.aggregate,
             accumulation_steps=training.accumulation_steps,
             pieces=job.pieces,
         )
@@ -176,6 +177,8 @@ def _train(job: WorkerJob) -> None:
         predictions = predict(
             model,
             validation.encoded,
+            num_windows=validation.num_windows,
+            aggregate=job.base.long_text.aggregate,
             precision=precision,
             num_labels=len(job.labels),
             max_tokens=training.per_device_batch_size * job.base.max_length,

@@ -1,4 +1,4 @@
-"""What a step minimises, weighted by label and focused on hard rows.
+"""What a step minimises, by task, and how far the model is from a teacher.
 
 # B = rows in a batch, C = labels
 """
@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, kl_div
 
-from bertray.config import Training
+from bertray.config import Distillation, Training
 from bertray.errors import ConfigError
 from bertray.schema import Scale, Task
 
@@ -20,7 +20,9 @@ from bertray.schema import Scale, Task
 class Loss(Protocol):
     """The loss of rows is the sum of `of_rows` over `num_rows`, however a batch was cut."""
 
-    def of_rows(self, logits_BC: Tensor, targets: Tensor) -> Tensor:
+    def of_rows(
+        self, logits_BC: Tensor, targets: Tensor, teacher_BC: Tensor | None = None, /
+    ) -> Tensor:
         """The sum over rows, by their weights; a number on the logits' device."""
 
     def num_rows(self, targets: np.ndarray) -> float:
@@ -36,13 +38,20 @@ class CrossEntropy:
         focal_gamma: each row counts (1 - p)^gamma, p the probability of its label (Lin et al. 2017,
             "Focal Loss for Dense Object Detection", without the class factor); 0 for all alike.
         class_weights: of the C labels in label-id order; None for all alike.
+        temperature: that both models' logits are divided by where there is a teacher (Hinton et al.
+            2015, https://arxiv.org/abs/1503.02531).
+        alpha: weight of the divergence from the teacher; all the above has the rest.
     """
 
     label_smoothing: float = 0.0
     focal_gamma: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    temperature: float = 1.0
+    alpha: float = 0.0
 
-    def of_rows(self, logits_BC: Tensor, label_ids_B: Tensor) -> Tensor:
+    def of_rows(
+        self, logits_BC: Tensor, label_ids_B: Tensor, teacher_BC: Tensor | None = None, /
+    ) -> Tensor:
         """The weighted sum over rows; a number on the logits' device."""
         logits_BC = logits_BC.float()
         weights = self.class_weights
@@ -56,6 +65,11 @@ class CrossEntropy:
         if self.focal_gamma:
             p_B = logits_BC.softmax(dim=-1).gather(1, label_ids_B[:, None])[:, 0]
             losses_B = losses_B * _focus(1 - p_B, self.focal_gamma)
+        if teacher_BC is not None:
+            far_B = _divergence(logits_BC, teacher_BC, temperature=self.temperature)
+            if weights is not None:
+                far_B = far_B * logits_BC.new_tensor(weights)[label_ids_B]
+            losses_B = (1 - self.alpha) * losses_B + self.alpha * far_B
         return losses_B.sum()
 
     def num_rows(self, label_ids_B: np.ndarray) -> float:
@@ -66,11 +80,12 @@ class CrossEntropy:
 
 
 CROSS_ENTROPY = CrossEntropy()
+NO_TEACHER = Distillation()  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy:
-    """For C independent labels: a row's loss is the mean over them.
+    """For C independent labels: a row's loss is the mean over them. No teacher is known for these.
 
     Attributes:
         focal_gamma: as `CrossEntropy` has it, p the probability of what is true of the row and
@@ -82,7 +97,9 @@ class BinaryCrossEntropy:
     focal_gamma: float = 0.0
     positive_weights: tuple[float, ...] | None = None
 
-    def of_rows(self, logits_BC: Tensor, has_label_BC: Tensor) -> Tensor:
+    def of_rows(
+        self, logits_BC: Tensor, has_label_BC: Tensor, _teacher: Tensor | None = None, /
+    ) -> Tensor:
         """The sum over rows; a number on the logits' device."""
         logits_BC = logits_BC.float()
         weights = self.positive_weights
@@ -112,7 +129,9 @@ class SquaredError:
 
     scale: Scale
 
-    def of_rows(self, logits_B1: Tensor, numbers_B: Tensor) -> Tensor:
+    def of_rows(
+        self, logits_B1: Tensor, numbers_B: Tensor, _teacher: Tensor | None = None, /
+    ) -> Tensor:
         """The sum over rows; a number on the logits' device."""
         wanted_B = (numbers_B - self.scale.mean) / self.scale.std  # in 64 bits
         return (logits_B1[:, 0].float() - wanted_B.float()).square().sum()
@@ -129,6 +148,7 @@ def make_loss(
     labels: Sequence[str],
     targets: np.ndarray,
     scale: Scale | None = None,
+    distillation: Distillation = NO_TEACHER,
 ) -> Loss:
     """What the settings make of the training rows.
 
@@ -138,6 +158,7 @@ def make_loss(
         labels: label names in label-id order.
         targets: of the rows that are trained on.
         scale: of numbers.
+        distillation: the config's section; says nothing without a teacher.
 
     Raises:
         ConfigError: a setting has no meaning for this task, or a weight is given for a label that
@@ -162,10 +183,20 @@ def make_loss(
         )
     balanced = _balanced(targets, num_labels=len(labels))
     return CrossEntropy(
-        training.label_smoothing,
-        training.focal_gamma,
-        _weights(training.class_weights, labels, balanced),
+        label_smoothing=training.label_smoothing,
+        focal_gamma=training.focal_gamma,
+        class_weights=_weights(training.class_weights, labels, balanced),
+        temperature=distillation.temperature if distillation.teacher else 1.0,
+        alpha=distillation.alpha if distillation.teacher else 0.0,
     )
+
+
+def _divergence(logits_BC: Tensor, teacher_BC: Tensor, *, temperature: float) -> Tensor:
+    """Kullback-Leibler, of shape (B,). Times T^2, its gradients are as large at any temperature."""
+    ours = (logits_BC / temperature).log_softmax(dim=-1)
+    theirs = (teacher_BC.float() / temperature).log_softmax(dim=-1)
+    by_label_BC = kl_div(ours, theirs, reduction="none", log_target=True)
+    return by_label_BC.sum(dim=-1) * temperature**2
 
 
 def _weights(

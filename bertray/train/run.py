@@ -3,7 +3,7 @@
 bertray train configs/demo/train.yaml
 ray job submit -- python jobs/train.py configs/demo/train.yaml
 
-labels -> split -> tokenize (Ray Data) -> workers (Ray Train) -> best checkpoint -> bundle
+labels -> split -> augment, tokenize (Ray Data) -> workers (Ray Train) -> best checkpoint -> bundle
 """
 
 import json
@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty
@@ -39,9 +39,19 @@ from bertray.cluster import Resources
 from bertray.config import Scaling, TrainConfig, dump_config
 from bertray.errors import BertrayError, ConfigError, DataError
 from bertray.evaluate.metrics import HIGHER_IS_BETTER
-from bertray.model.bundle import Manifest, load_tokenizer, package_versions, save_bundle
+from bertray.model.backend import Device
+from bertray.model.bundle import (
+    Bundle,
+    Manifest,
+    load_tokenizer,
+    open_bundle,
+    package_versions,
+    save_bundle,
+)
+from bertray.text.long import LongText
 from bertray.train import lineage as folder
 from bertray.train import loop
+from bertray.train.augment import Augmenter, choose_rows, load_rewrite, open_augmenter
 from bertray.train.base import Base, folder_of, load_base, load_checkpoint, open_base
 from bertray.train.curves import draw_curves
 from bertray.train.data import encode
@@ -52,6 +62,8 @@ from bertray.train.loss import make_loss
 from bertray.train.measure import metric_of
 from bertray.train.optim import parameter_groups
 from bertray.train.steps import Step
+from bertray.train.teacher import KEY as TEACHER
+from bertray.train.teacher import Teacher, make_teacher
 
 __all__ = ["Epoch", "Event", "Start", "Step", "TrainSummary", "train"]
 
@@ -68,12 +80,14 @@ class Start:
     Attributes:
         num_rows: to train on.
         num_validation_rows: to validate on.
+        max_copies: that augmentation adds to the rows to train on.
         labels: label names in label-id order.
         num_epochs: to be done, all in all.
     """
 
     num_rows: int
     num_validation_rows: int
+    max_copies: int
     labels: tuple[str, ...]
     num_epochs: int
 
@@ -89,10 +103,11 @@ class TrainSummary:
         epochs: in order; those of an interrupted attempt included.
         best_epoch: the one whose weights were kept, counted from 1.
         labels: label names in label-id order.
-        num_rows: trained on.
+        num_rows: trained on, copies included.
         num_validation_rows: validated on.
         num_rows_left_out: held no text.
         seconds: wall clock of the run that finished it, from the cluster's start on.
+        copies: of ``num_rows``, how many each method of augmentation has made.
         is_new: False if the bundle was there already.
     """
 
@@ -103,6 +118,7 @@ class TrainSummary:
     num_validation_rows: int
     num_rows_left_out: int
     seconds: float
+    copies: dict[str, int] = field(default_factory=dict)
     is_new: bool = True
 
     @property
@@ -126,6 +142,27 @@ class Job:
     lineage: dict[str, str]
     labelled: Labelled
     metric: str
+    augmenter: Augmenter | None
+    teacher: Bundle | None
+
+    def teacher_on(self, device: Device) -> Teacher | None:
+        """How the teacher is computed.
+
+        Raises:
+            ConfigError: its labels are not those of the rows.
+        """
+        if self.teacher is None:
+            return None
+        return make_teacher(
+            self.teacher, task=self.labelled.task, labels=self.labelled.labels, device=device
+        )
+
+    @property
+    def max_copies(self) -> int:
+        """Rows that augmentation adds at most."""
+        if self.augmenter is None:
+            return 0
+        return self.augmenter.num_copies * len(choose_rows(self.labelled, self.augmenter))
 
 
 def train(
@@ -148,6 +185,7 @@ def train(
         Start(
             num_rows=len(job.labelled.targets) - held,
             num_validation_rows=held,
+            max_copies=job.max_copies,
             labels=job.labelled.labels,
             num_epochs=config.training.num_epochs,
         )
@@ -156,7 +194,18 @@ def train(
     start = time.perf_counter()
     resources = cluster.connect(dashboard=True)
     scaling = plan_scaling(config.scaling, resources)
-    examples = encode(job.labelled, data=config.data, base=job.base, num_cpus=resources.num_cpus)
+    runs_models = job.teacher is not None or (
+        job.augmenter is not None and job.augmenter.runs_models
+    )
+    training, validation, copies = encode(
+        job.labelled,
+        data=config.data,
+        base=job.base,
+        augmenter=job.augmenter,
+        num_cpus=resources.num_cpus,
+        teacher=job.teacher_on("cuda" if scaling.use_gpu else "cpu"),
+        num_gpus=1 if scaling.use_gpu and runs_models else 0,
+    )
     events = Queue(actor_options={"num_cpus": 0})
     worker_job = WorkerJob(
         base=job.base,
@@ -170,12 +219,13 @@ def train(
             config.training,
             task=job.labelled.task,
             labels=job.labelled.labels,
-            targets=examples[0].targets,
+            targets=training.targets,
             scale=job.labelled.scale,
+            distillation=config.distillation,
         ),
         pieces=job.labelled.pieces,
         num_threads=config.scaling.num_threads,
-        examples=ray.put(examples),
+        examples=ray.put((training, validation)),
         events=events,
     )
     trainer = TorchTrainer(
@@ -193,10 +243,12 @@ def train(
         epochs=tuple(Epoch(**epoch) for epoch in (result.metrics or {})["history"]),
         best_epoch=len(at_best["history"]),
         labels=job.labelled.labels,
-        num_rows=len(examples[0]),
-        num_validation_rows=len(examples[1]),
-        num_rows_left_out=len(job.labelled.targets) - sum(map(len, examples)),
+        num_rows=len(training),
+        num_validation_rows=len(validation),
+        num_rows_left_out=len(job.labelled.targets)
+        - (len(training) - sum(copies.values()) + len(validation)),
         seconds=time.perf_counter() - start,
+        copies=copies,
     )
     with checkpoint.as_directory() as weights, tempfile.TemporaryDirectory() as made:
         write_bundle(Path(made), weights=Path(weights), job=job, summary=summary)
@@ -209,8 +261,13 @@ def prepare(config: TrainConfig) -> Job | TrainSummary:
     """Look at everything that can be wrong, without a cluster; a summary if all is done."""
     output = config.output
     shards = list_shards(config.data)
-    base = open_base(config.model)
-    lineage = folder.lineage_of(config, base=base, data_digest=shards.digest)
+    base = open_base(config.model, LongText(**config.text.model_dump()))
+    augmenter = open_augmenter(config.augmentation, seed=config.training.seed)
+    named = config.distillation.teacher
+    teacher = open_bundle(named, key=TEACHER) if named is not None else None
+    lineage = folder.lineage_of(
+        config, base=base, data_digest=shards.digest, augmenter=augmenter, teacher=teacher
+    )
     found = folder.find_equal(output.path, lineage, base=config.model.base, replace=output.replace)
     if found is not None:
         folder.finish(output.path)
@@ -219,7 +276,12 @@ def prepare(config: TrainConfig) -> Job | TrainSummary:
     labelled = read_labels(shards, config.data, seed=training.seed, task=training.task)
     metric = metric_of(training, labelled.task)
     check(config, load_base(base, labels=labelled.labels, seed=0, task=labelled.task), labelled)
-    return Job(config, base, lineage, labelled, metric)
+    if augmenter is not None:
+        for method in config.augmentation.methods:
+            load_rewrite(augmenter, method)
+    job = Job(config, base, lineage, labelled, metric, augmenter, teacher)
+    job.teacher_on("cpu")  # its labels are looked at here
+    return job
 
 
 def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> None:
@@ -343,6 +405,7 @@ def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) 
             lineage=job.lineage,
             versions=package_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            long_text=job.base.long_text,
             thresholds=summary.epochs[summary.best_epoch - 1].thresholds,
             scale=asdict(scale) if (scale := job.labelled.scale) is not None else None,
         ),

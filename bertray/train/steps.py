@@ -1,6 +1,6 @@
 """Optimizer steps and predictions of one rank among several. torch alone, no Ray.
 
-# B = rows in a micro-batch, L = longest row in it, C = labels, N = rows to predict
+# B = rows in a micro-batch, L = longest in it, C = labels, N = rows to predict, S = their sequences
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bertray.errors import DataError
 from bertray.model.engine import read_logits
+from bertray.model.windows import pool_windows
 from bertray.schema import Scale, Task
 from bertray.text.batching import plan_batches
+from bertray.text.long import Aggregate
 from bertray.text.ragged import Encoded, padded_inputs
 from bertray.train.examples import Examples
 from bertray.train.labels import Piece, locate
@@ -69,6 +71,7 @@ def train_steps(
     world_size: int,
     precision: Precision,
     loss: Loss = CROSS_ENTROPY,
+    aggregate: Aggregate = "mean",
     accumulation_steps: int = 1,
     pieces: Sequence[Piece] = (),
 ) -> Iterator[Step]:
@@ -79,12 +82,16 @@ def train_steps(
     the gradients they are those of the whole batch's mean loss, however unevenly the rows were
     dealt. A rank without rows takes part with weight zero.
 
+    Of a row in windows the logits are made one before the loss, as in scoring: what is trained is
+    what is scored, each row counts once by its label, weight and focus, and a window that says
+    nothing need not answer for the label by itself.
+
     Raises:
         NonFiniteLossError: before the optimizer step, on every rank.
     """
     model.train()
     device = next(model.parameters()).device
-    lengths = examples.encoded.lengths
+    lengths, num_windows = examples.lengths, examples.num_windows
     for number, batch in enumerate(plan, start=steps_done + 1):
         shares = deal(batch, lengths, num_ranks=world_size)
         rows = shares[rank] if len(shares[rank]) else batch[:1]
@@ -92,14 +99,19 @@ def train_steps(
         num_rows = loss.num_rows(examples.targets[batch])
         optimizer.zero_grad()
         total = torch.zeros((), device=device)
-        passes = np.array_split(rows, min(accumulation_steps, len(rows)))
+        passes = split_rows(rows, num_windows, num_parts=accumulation_steps)
         for some in passes:
-            inputs = collate(examples.encoded, some, pad_token_id=pad_token_id, device=device)
+            sequences = examples.sequences_of(some)
+            inputs = collate(examples.encoded, sequences, pad_token_id=pad_token_id, device=device)
             targets = torch.from_numpy(examples.targets[some]).to(device)
+            teacher_BC = None
+            if examples.teacher_logits is not None:
+                teacher_BC = torch.from_numpy(examples.teacher_logits[some]).to(device)
             with nullcontext() if some is passes[-1] else _alone(model):
                 with precision.autocast():
-                    logits_BC = model(**inputs).logits
-                found = weight * loss.of_rows(logits_BC, targets)
+                    logits_SC = model(**inputs).logits
+                logits_BC = pool_windows(logits_SC, num_windows[some], aggregate=aggregate)
+                found = weight * loss.of_rows(logits_BC, targets, teacher_BC)
                 torch.autograd.backward(precision.scale(found * (world_size / num_rows)))
             total += found.detach()
         precision.unscale(optimizer)
@@ -140,6 +152,8 @@ def predict(
     pad_token_id: int,
     rank: int,
     world_size: int,
+    num_windows: np.ndarray | None = None,
+    aggregate: Aggregate = "mean",
     task: Task = "single_label",
     scale: Scale | None = None,
 ) -> np.ndarray:
@@ -147,13 +161,15 @@ def predict(
 
     Args:
         model: with or without its DDP wrapping.
-        encoded: the rows.
+        encoded: the rows' S sequences.
         precision: of the forward pass.
         num_labels: C.
-        max_tokens: rows x longest row of one forward pass.
-        pad_token_id: fills shorter rows.
+        max_tokens: sequences x longest one of one forward pass.
+        pad_token_id: fills shorter sequences.
         rank: of this worker.
         world_size: number of workers.
+        num_windows: sequences per row, integers of shape (N,); None for one each.
+        aggregate: what makes one row's logits of its windows'.
         task: how the logits are read.
         scale: likewise.
 
@@ -166,21 +182,24 @@ def predict(
     bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     bare.eval()
     device = next(bare.parameters()).device
-    logits_NC = torch.zeros(len(encoded), num_labels, device=device)
+    logits_SC = torch.zeros(len(encoded), num_labels, device=device)
     batches = plan_batches(encoded.lengths, max_tokens=max_tokens)
     for rows in batches[rank::world_size]:
         inputs = collate(encoded, rows, pad_token_id=pad_token_id, device=device)
         with precision.autocast():
             logits_BC = bare(**inputs).logits
-        logits_NC[torch.from_numpy(rows).to(device)] = logits_BC.float()
+        logits_SC[torch.from_numpy(rows).to(device)] = logits_BC.float()
     if world_size > 1:
-        dist.all_reduce(logits_NC)  # each row is zero on all ranks but one, so the sum is exact
-    if not logits_NC.isfinite().all():
+        dist.all_reduce(logits_SC)  # each row is zero on all ranks but one, so the sum is exact
+    if not logits_SC.isfinite().all():
         raise NonFiniteLossError(
             "the model gives values that are not finite for validation rows; "
             "lower optim.learning_rate"
         )
-    return read_logits(logits_NC.double().cpu().numpy(), task=task, scale=scale)
+    logits_NC = logits_SC
+    if num_windows is not None:
+        logits_NC = pool_windows(logits_SC, num_windows, aggregate=aggregate)
+    return read_logits(logits_NC.double().cpu(), task=task, scale=scale)
 
 
 def collate(
@@ -189,6 +208,24 @@ def collate(
     """The model's inputs for some rows, each of shape (B, L), int64, on ``device``."""
     inputs = padded_inputs(encoded, rows, pad_token_id=pad_token_id)
     return {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
+
+
+def split_rows(rows: np.ndarray, num_windows: np.ndarray, *, num_parts: int) -> list[np.ndarray]:
+    """A rank's rows of a step as passes: ``num_parts`` of them, or as many as there are rows.
+
+    Rows in windows take more, lest a step needs many times the memory that its rows had without: a
+    row begins a pass once there are as many sequences before it in the last as the part has rows.
+
+    Args:
+        rows: indices.
+        num_windows: sequences of each row there is.
+        num_parts: at least 1.
+    """
+    passes = []
+    for part in np.array_split(rows, min(num_parts, len(rows))):
+        ahead = np.cumsum(num_windows[part]) - num_windows[part]
+        passes += np.split(part, np.flatnonzero(np.diff(ahead // len(part))) + 1)
+    return passes
 
 
 def seed_epoch(seed: int, *, epoch: int, rank: int) -> None:

@@ -1,8 +1,10 @@
 """The scoring job from S3 to S3, on a real server that fails as servers do."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -98,25 +100,34 @@ def test_a_run_in_which_s3_fails_now_and_then_ends_like_a_clean_one(
     assert contents(output) == contents(clean)
 
 
-def test_a_run_during_which_s3_dies_says_so_once_and_the_next_one_finishes(
+DEATHS: dict[str, tuple[dict[str, Any], str]] = {
+    "dead": ({"kind": "reset"}, "cannot be (reached|written)"),
+    "expired": ({"kind": "answer", "status": 403, "code": "ExpiredToken"}, "ExpiredToken"),
+}
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_a_run_during_which_s3_dies_or_credentials_expire_says_so_once_and_the_next_one_finishes(
+    death: str,
     clean: str,
     classifier_folder: Path,
     faults: FaultProxy,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    output = f"{ROOT}/dies"
+    fault, said = DEATHS[death]
+    output = f"{ROOT}/{death}"
     # The last thing that S3 does is to take one scored file, and nobody is told.
     faults.inject(
         "lose",
         method="PUT",
-        path="dies/day=1",
-        then=lambda: faults.inject("reset", count=None),
+        path=f"{death}/day=1",
+        then=lambda: faults.inject(**fault, count=None),
     )
     assert cli.main(["score", *words(classifier_folder, output)]) == 2
     told = capsys.readouterr().err
     assert "Traceback" not in told
     message = " ".join(told.split())
-    assert message.count("cannot be reached") + message.count("cannot be written") == 1
+    assert len(re.findall(said, message)) == 1
     assert "run again" in message
     faults.heal()
 

@@ -12,7 +12,7 @@ import pytest
 
 from bertray.config import TrainConfig, load_config
 from bertray.errors import DataError
-from bertray.model.bundle import open_bundle
+from bertray.model.bundle import open_bundle, read_manifest
 from bertray.train.loop import Epoch
 from bertray.train.run import Event, Start, TrainSummary, train
 from bertray.train.steps import Step
@@ -187,3 +187,37 @@ def test_texts_that_are_all_blank_are_named(root: Path, write_shards: Callable[.
     blank = write_shards({"a": pa.table({"text": [" "] * 8, "label": ["neg", "pos"] * 4})})
     with pytest.raises(DataError, match=r"data\.train=.*: column 'text' has a text in none"):
         train(config(root, "blank", f"data.train={blank}"))
+
+
+def test_copies_are_trained_on_and_counted_and_validation_rows_have_none(
+    root: Path, trained: tuple[TrainSummary, list[Event]], tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    words = ["augmentation.methods=[swap, deletion]", "training.num_epochs=1"]
+    summary = train(config(root, str(tmp_path / "copies"), *words), on_progress=events.append)
+    plain = trained[0]
+    assert set(summary.copies) == {"swap", "deletion"}
+    added = sum(summary.copies.values())
+    assert 0 < added <= events[0].max_copies == 2 * 53  # type: ignore[union-attr]
+    assert summary.num_rows == plain.num_rows + added == summary.epochs[0].num_rows
+    assert (summary.num_validation_rows, summary.num_rows_left_out) == (
+        plain.num_validation_rows,
+        plain.num_rows_left_out,
+    )
+    again = train(config(root, str(tmp_path / "again"), *words, "scaling.num_workers=2"))
+    assert again.copies == summary.copies
+    assert again.epochs[0].num_tokens == summary.epochs[0].num_tokens
+
+
+def test_a_student_is_trained_from_a_bundle_and_says_whose_it_is(
+    root: Path, trained: tuple[TrainSummary, list[Event]], tmp_path: Path
+) -> None:
+    words = [f"distillation.teacher={root / 'two'}", "distillation.alpha=1.0"]
+    summary = train(config(root, str(tmp_path / "student"), *words))
+    plain = trained[0]
+    assert (summary.num_rows, summary.labels) == (plain.num_rows, plain.labels)
+    assert summary.epochs[-1].train_loss < summary.epochs[0].train_loss
+    manifest = read_manifest(str(tmp_path / "student"))
+    assert manifest is not None
+    digest = open_bundle(str(root / "two")).digest
+    assert manifest.lineage["distillation.teacher"] == json.dumps(digest)

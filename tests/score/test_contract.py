@@ -100,6 +100,26 @@ def test_other_settings_are_refused_with_both_values_named(tmp_path: Path, bundl
         agree(output, other, NOTHING, replace=False)
 
 
+@pytest.mark.parametrize(
+    "word", ["long=head_tail", "long=window", "stride=3", "max_windows=3", "aggregate=first"]
+)
+def test_another_way_with_long_texts_is_another_contract(
+    tmp_path: Path, bundle: Bundle, word: str
+) -> None:
+    key, _, value = f"text.{word}".partition("=")
+    agree(str(tmp_path), contract_of(config(), bundle), NOTHING, replace=False)
+    other = contract_of(config(**{key: value}), bundle)
+    assert other.digests.settings != contract_of(config(), bundle).digests.settings
+    with pytest.raises(OutputError, match=rf"{key}: None there, {value} here"):
+        agree(str(tmp_path), other, NOTHING, replace=False)
+
+
+def test_a_contract_that_leaves_long_texts_as_trained_does_not_speak_of_them(
+    bundle: Bundle,
+) -> None:
+    assert set(contract_of(config(), bundle).settings) == {"model", "input", "output.prefix"}
+
+
 def test_another_spelling_of_the_same_model_is_the_same(tmp_path: Path, bundle: Bundle) -> None:
     agree(str(tmp_path), contract_of(config(), bundle), NOTHING, replace=False)
     respelt = replace(bundle, source=f"{bundle.source}/../{bundle.folder.name}/")

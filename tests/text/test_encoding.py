@@ -3,7 +3,6 @@ import sys
 import tracemalloc
 from functools import cache
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import (
     AddedToken,
     Tokenizer,
-    decoders,
     models,
-    normalizers,
     pre_tokenizers,
-    processors,
-    trainers,
 )
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from bertray.text import encoding
 from bertray.text.columns import as_column
@@ -29,87 +24,6 @@ from bertray.text.heads import splits_at_spaces, take_heads
 from bertray.text.layout import longest_first
 from bertray.text.probes import probes
 from bertray.text.ragged import pad
-
-PIECES = "good bad film the was very n't caf cafe unit ##s ##ly ##e ##a , . ! ' -".split()
-LICENSE = Path(__file__).parents[2] / "LICENSE"  # English enough to learn merges from
-LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-
-
-@pytest.fixture(scope="module")
-def wordpiece(classifier_folder):
-    return AutoTokenizer.from_pretrained(classifier_folder)
-
-
-@pytest.fixture(scope="module")
-def roberta():
-    """A byte-level BPE tokenizer, laid out as RoBERTa's."""
-    backend = _byte_level_bpe(["<s>", "<pad>", "</s>", "<unk>"])
-    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    backend.add_special_tokens([AddedToken("<mask>", lstrip=True, normalized=False)])
-    return _fast(backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"])
-
-
-@pytest.fixture(scope="module")
-def modernbert():
-    """Another, laid out as ModernBERT's, with its tokens for runs of spaces; it has segments."""
-    backend = _byte_level_bpe(["[CLS]", "[SEP]", "[UNK]", "[PAD]", "|||IP_ADDRESS|||"])
-    backend.normalizer = normalizers.NFC()
-    backend.add_tokens([AddedToken(" " * count, normalized=True) for count in range(8, 1, -1)])
-    backend.add_special_tokens([AddedToken("[MASK]", lstrip=True, normalized=False)])
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 0), ("[SEP]", 1)],
-    )
-    names = ["input_ids", "token_type_ids", "attention_mask"]
-    return _fast(backend, pad="[PAD]", unk="[UNK]", names=names)
-
-
-def _byte_level_bpe(special, *, add_prefix_space=False):
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=800,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator([LICENSE.read_text()], trainer)
-    return backend
-
-
-@pytest.fixture(scope="module")
-def unigram():
-    """A SentencePiece-like tokenizer, laid out as XLM-RoBERTa's."""
-    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
-    pieces += [(letter, -3.0) for letter in LETTERS] + [("\u2581the", -1.0), ("ing", -1.5)]
-    backend = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
-    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[("<s>", 0), ("</s>", 2)],
-    )
-    return _fast(backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"])
-
-
-def _fast(backend, *, pad, unk, names):
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=pad, unk_token=unk)
-    tokenizer.model_input_names = names
-    return tokenizer
-
-
-@pytest.fixture(scope="module", params=["wordpiece", "roberta", "modernbert", "unigram"])
-def tokenizer(request):
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(scope="module", params=["wordpiece", "roberta", "modernbert"])
-def faster(request):
-    """A tokenizer for which there is a faster one."""
-    return request.getfixturevalue(request.param)
 
 
 @cache
@@ -179,19 +93,25 @@ def test_the_side_that_is_cut_is_the_tokenizers(faster, side, tmp_path):
     assert_as_hugging_face(encoder(texts, pairs), tokenizer, texts, pairs, max_length=9)
 
 
-def test_byte_level_bpe_puts_a_space_first_where_the_tokenizer_does():
-    backend = _byte_level_bpe(["<pad>", "<unk>"], add_prefix_space=True)
-    tokenizer = _fast(backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"])
+def test_byte_level_bpe_puts_a_space_first_where_the_tokenizer_does(byte_level_bpe, fast_tokenizer):
+    backend = byte_level_bpe(["<pad>", "<unk>"], add_prefix_space=True)
+    tokenizer = fast_tokenizer(
+        backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"]
+    )
     encoder = Encoder(tokenizer, max_length=12)
     assert encoder.is_fast
     assert_as_hugging_face(encoder(TEXTS), tokenizer, TEXTS, max_length=12)
 
 
-def test_added_tokens_that_take_in_spaces_or_are_whole_words_are_found_where_hugging_face_does():
-    backend = _byte_level_bpe(["<pad>", "<unk>"])
+def test_added_tokens_that_take_in_spaces_or_are_whole_words_are_found_where_hugging_face_does(
+    byte_level_bpe, fast_tokenizer
+):
+    backend = byte_level_bpe(["<pad>", "<unk>"])
     backend.add_tokens([AddedToken("  "), AddedToken("film", single_word=True)])
     backend.add_special_tokens([AddedToken("@", lstrip=True, rstrip=True, normalized=False)])
-    tokenizer = _fast(backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"])
+    tokenizer = fast_tokenizer(
+        backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"]
+    )
     encoder = Encoder(tokenizer, max_length=30)
     assert encoder.is_fast
     texts = ["a film of films", "the  @  film", " @ @@ \n@", "filmed film,films  @film"]
@@ -213,13 +133,17 @@ def test_what_a_tokenizer_was_last_used_with_does_not_count(faster):
 
 
 @pytest.mark.parametrize("part", ["dropout", "special tokens as text", "characters"])
-def test_what_the_faster_bpe_passes_over_goes_to_hugging_face_without_a_warning(part, caplog):
-    backend = _byte_level_bpe(["<pad>", "<unk>"])
+def test_what_the_faster_bpe_passes_over_goes_to_hugging_face_without_a_warning(
+    part, caplog, byte_level_bpe, fast_tokenizer
+):
+    backend = byte_level_bpe(["<pad>", "<unk>"])
     if part == "dropout":
         backend.model.dropout = 0.1
     elif part == "characters":
         backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = _fast(backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"])
+    tokenizer = fast_tokenizer(
+        backend, pad="<pad>", unk="<unk>", names=["input_ids", "attention_mask"]
+    )
     tokenizer.split_special_tokens = part == "special tokens as text"
     with caplog.at_level(logging.WARNING):
         assert not Encoder(tokenizer, max_length=12).is_fast

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 
 from bertray.config import TrainModel
@@ -43,3 +44,26 @@ def make_examples() -> MakeExamples:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def wordnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An NLTK data folder with a WordNet of six senses."""
+    return tiny_models.write_wordnet(tmp_path_factory.mktemp("nltk_data"))
+
+
+@pytest.fixture(scope="session")
+def masked_folder(tmp_path_factory: pytest.TempPathFactory, classifier_folder: Path) -> Path:
+    """A small random masked language model."""
+    folder = tmp_path_factory.mktemp("masked") / "model"
+    return tiny_models.save_masked_model(folder, like=classifier_folder)
+
+
+@pytest.fixture(scope="session")
+def translation_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Small random translation models, there and back."""
+    root = tmp_path_factory.mktemp("translation")
+    return (
+        tiny_models.save_translation_model(root / "there", seed=0),
+        tiny_models.save_translation_model(root / "back", seed=1),
+    )

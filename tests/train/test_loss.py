@@ -8,10 +8,17 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
-from bertray.config import Training
+from bertray.config import Distillation, Training
 from bertray.errors import ConfigError
 from bertray.schema import Scale, Task
-from bertray.train.loss import CROSS_ENTROPY, BinaryCrossEntropy, CrossEntropy, Loss, make_loss
+from bertray.train.loss import (
+    CROSS_ENTROPY,
+    NO_TEACHER,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Loss,
+    make_loss,
+)
 
 LABELS = ("ham", "spam", "news")
 SCALE = Scale(mean=3e6, std=2e6)
@@ -27,10 +34,17 @@ def logits() -> torch.Tensor:
 HAS_LABEL = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]], bool)
 
 
-def made(training: Training, task: Task = "single_label") -> Any:
-    targets = HAS_LABEL if task == "multi_label" else LABEL_IDS
-    scale = SCALE if task == "regression" else None
-    return make_loss(training, task=task, labels=LABELS, targets=targets, scale=scale)
+def made(
+    training: Training, task: Task = "single_label", distillation: Distillation = NO_TEACHER
+) -> Any:
+    return make_loss(
+        training,
+        task=task,
+        labels=LABELS,
+        targets=HAS_LABEL if task == "multi_label" else LABEL_IDS,
+        scale=SCALE if task == "regression" else None,
+        distillation=distillation,
+    )
 
 
 def mean(loss: Loss, logits: torch.Tensor) -> torch.Tensor:
@@ -142,3 +156,44 @@ def test_numbers_have_the_squared_error_in_deviations(logits: torch.Tensor) -> N
     expected = mse_loss(logits[:, 0], ((numbers - SCALE.mean) / SCALE.std).float())
     found = loss.of_rows(logits[:, :1], numbers.double()) / loss.num_rows(LABEL_IDS)
     torch.testing.assert_close(found, expected)
+
+
+def test_the_loss_with_a_teacher_is_its_formula_by_hand() -> None:
+    logits, teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    # At temperature 2: the student says e/(e+1) and 1/(e+1), the teacher 1/(1+e^2) and e^2/(1+e^2).
+    e = np.e
+    student_p, teacher_p = np.array([e, 1]) / (e + 1), np.array([1, e**2]) / (1 + e**2)
+    divergence = (teacher_p * np.log(teacher_p / student_p)).sum()
+    by_label = -np.log(np.exp(2) / (np.exp(2) + 1))
+    found = CrossEntropy(temperature=2.0, alpha=0.3).of_rows(logits, torch.tensor([0]), teacher)
+    assert float(found) == pytest.approx(0.7 * by_label + 0.3 * 4 * divergence, rel=1e-6)
+
+
+def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn_from_it(
+    logits: torch.Tensor,
+) -> None:
+    teacher = logits.detach() + 5.0  # a constant more is no difference
+    loss = CrossEntropy(temperature=3.0, alpha=1.0, class_weights=(0.5, 4.0, 1.0))
+    found = loss.of_rows(logits, torch.from_numpy(LABEL_IDS), teacher)
+    found.backward()
+    assert float(found.detach()) == pytest.approx(0, abs=1e-5)
+    torch.testing.assert_close(logits.grad, torch.zeros_like(logits), atol=1e-5, rtol=0)
+
+
+def test_the_teachers_word_weighs_as_its_row_does() -> None:
+    logits, teacher = torch.tensor([[1.0, 0.0, 0.0]] * 2), torch.tensor([[0.0, 1.0, 0.0]] * 2)
+    ids = torch.tensor([0, 1])
+    one, four = (
+        CrossEntropy(alpha=1.0, class_weights=(1.0, weight, 1.0)).of_rows(logits, ids, teacher)
+        for weight in (1.0, 4.0)
+    )
+    assert float(four / one) == pytest.approx(5 / 2)
+
+
+def test_without_a_teacher_its_settings_say_nothing() -> None:
+    settings = Distillation(temperature=4.0, alpha=0.9)
+    loss = made(Training(), distillation=settings)
+    assert loss == CROSS_ENTROPY
+    settings = Distillation(teacher="x", temperature=4.0, alpha=0.9)
+    loss = made(Training(), distillation=settings)
+    assert (loss.temperature, loss.alpha) == (4.0, 0.9)

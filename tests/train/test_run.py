@@ -12,7 +12,8 @@ import torch
 from bertray.cluster import Resources
 from bertray.config import Scaling, TrainConfig, TrainModel, load_config
 from bertray.errors import BertrayError, ConfigError, ModelError, OutputError
-from bertray.model.bundle import read_manifest
+from bertray.model.bundle import open_bundle, read_manifest
+from bertray.text.long import LongText
 from bertray.train import lineage as folder
 from bertray.train.base import load_base, open_base
 from bertray.train.loop import Epoch, save_state
@@ -126,6 +127,26 @@ def test_other_settings_are_refused_by_name_unless_told_to_replace(
     assert ready(changed(other, output={"replace": True})).config.output.replace
 
 
+def test_augmentation_is_named_in_the_lineage_and_its_rows_are_announced(
+    config: TrainConfig, tmp_path: Path, wordnet_folder: Path, masked_folder: Path
+) -> None:
+    assert not any("augmentation" in key for key in finish(config, tmp_path).lineage)
+    settings = {
+        "methods": ["synonyms", "masked"],
+        "row_share": 0.5,
+        "wordnet": str(wordnet_folder),
+        "masked_model": str(masked_folder),
+    }
+    augmented = changed(config, augmentation=settings)
+    with pytest.raises(OutputError, match=r"augmentation\.methods: not known there"):
+        prepare(augmented)
+    job = ready(changed(augmented, output={"path": str(tmp_path / "other")}))
+    assert job.max_copies == 2 * 9  # half of 18 training rows, by two methods
+    assert job.lineage["augmentation.row_share"] == "0.5"
+    for key in ("augmentation.wordnet", "augmentation.masked_model"):
+        assert len(job.lineage[key]) >= 64  # a digest, not a place
+
+
 def test_other_data_and_another_base_are_refused_by_name(
     config: TrainConfig, tmp_path: Path, write_shards: Write
 ) -> None:
@@ -236,6 +257,21 @@ def test_layers_and_labels_that_are_not_there_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=named):
         prepare(changed(config, training=training))
+
+
+def test_what_becomes_of_long_texts_travels_in_the_bundle(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    wanted = {"long": "window", "stride": 3, "max_windows": 5, "aggregate": "max"}
+    finish(changed(config, text=wanted), tmp_path)
+    assert open_bundle(config.output.path).long_text == LongText(**wanted)
+    with pytest.raises(OutputError, match=r'text\.long: "window" there, "truncate" here'):
+        prepare(config)
+
+
+def test_windows_that_share_all_they_hold_are_refused(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match=r"text\.stride=62; set a smaller"):
+        prepare(changed(config, text={"long": "window", "stride": 62}))
 
 
 def test_a_base_that_changed_since_the_driver_saw_it_is_refused(classifier_folder: Path) -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import multiprocessing
 
 from bertray.config import Optim
 from bertray.schema import Task
+from bertray.text.long import Aggregate
 from bertray.train.base import Base, load_base
 from bertray.train.examples import Examples
 from bertray.train.loop import load_checkpoint, load_state, save_state
@@ -22,7 +26,14 @@ from bertray.train.loss import CROSS_ENTROPY, BinaryCrossEntropy, CrossEntropy, 
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import plan_epoch
 from bertray.train.precision import Precision
-from bertray.train.steps import NonFiniteLossError, Step, predict, seed_epoch, train_steps
+from bertray.train.steps import (
+    NonFiniteLossError,
+    Step,
+    predict,
+    seed_epoch,
+    split_rows,
+    train_steps,
+)
 
 LABELS = ("no", "yes")
 GLOBAL_BATCH = 6
@@ -37,6 +48,7 @@ class Trainer:
         self.rank, self.world_size, self.examples = rank, world_size, examples
         self.loss: Loss = CROSS_ENTROPY
         self.accumulation_steps = 1
+        self.aggregate: Aggregate = "mean"
         self.precision = Precision("auto", torch.device("cpu"))
         self.bare = load_base(base, labels=LABELS, seed=5)
         self.model: Any = self.bare
@@ -49,7 +61,7 @@ class Trainer:
 
     def epoch(self, number: int) -> list[Step]:
         seed_epoch(0, epoch=number, rank=self.rank)
-        lengths = self.examples.encoded.lengths
+        lengths = self.examples.lengths
         steps = train_steps(
             self.model,
             self.optimizer,
@@ -64,6 +76,7 @@ class Trainer:
             world_size=self.world_size,
             precision=self.precision,
             loss=self.loss,
+            aggregate=self.aggregate,
             accumulation_steps=self.accumulation_steps,
         )
         return list(steps)
@@ -72,6 +85,8 @@ class Trainer:
         return predict(
             self.model,
             self.examples.encoded,
+            num_windows=self.examples.num_windows,
+            aggregate=self.aggregate,
             precision=self.precision,
             num_labels=2,
             max_tokens=64,
@@ -124,10 +139,11 @@ def _rank(rank: int, base: Base, examples: Examples, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("windowed", [False, True])
 def test_two_ranks_take_the_steps_of_one_with_the_double_batch(
-    base: Base, make_examples: Callable[..., Examples], tmp_path: Path
+    base: Base, make_examples: Callable[..., Examples], tmp_path: Path, windowed: bool
 ) -> None:
-    examples = make_examples(NUM_ROWS)
+    examples = in_windows(make_examples) if windowed else make_examples(NUM_ROWS)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     multiprocessing.spawn(_rank, (base, examples, str(tmp_path)), nprocs=2)
     one = without_dropout(Trainer(base, examples))
@@ -280,10 +296,74 @@ def test_predictions_do_not_depend_on_the_batches(
     np.testing.assert_allclose(together.sum(axis=1), 1)
 
 
-def test_resumed_training_is_uninterrupted_training(
-    base: Base, make_examples: Callable[..., Examples], tmp_path: Path
+def in_windows(make_examples: Callable[..., Examples], num_rows: int = NUM_ROWS) -> Examples:
+    """Rows of one to four windows."""
+    counts = np.random.default_rng(1).integers(1, 5, num_rows)
+    rows, windows = make_examples(num_rows), make_examples(int(counts.sum()))
+    ends = np.append(0, np.cumsum(counts))
+    return Examples(windows.encoded, rows.targets, rows.row_ids, ends)
+
+
+def test_the_loss_of_rows_in_windows_is_that_of_their_pooled_logits(
+    base: Base, make_examples: Callable[..., Examples]
 ) -> None:
-    examples = make_examples(NUM_ROWS)
+    examples = in_windows(make_examples, GLOBAL_BATCH)
+    for aggregate in ("mean", "max"):
+        trainer = without_dropout(Trainer(base, examples))
+        trainer.aggregate, trainer.loss = aggregate, WEIGHTED
+        encoded, windows = examples.encoded, examples.windows
+        assert windows is not None
+        logits = []
+        with torch.no_grad():
+            for first, last in pairwise(windows):
+                ends = zip(encoded.offsets[first:last], encoded.offsets[first + 1 :], strict=False)
+                rows = [torch.tensor(encoded.input_ids[start:end]).long() for start, end in ends]
+                each = torch.cat([trainer.bare(row[None]).logits for row in rows])
+                logits.append(each.mean(dim=0) if aggregate == "mean" else each.amax(dim=0))
+        wanted = WEIGHTED.of_rows(torch.stack(logits), torch.tensor(examples.targets))
+        probabilities = torch.stack(logits).double().softmax(dim=-1)
+        np.testing.assert_allclose(trainer.predict(), probabilities, atol=1e-5)
+        (step,) = trainer.epoch(0)
+        wanted = wanted / WEIGHTED.num_rows(examples.targets)
+        assert step.loss == pytest.approx(float(wanted), abs=1e-5)
+        assert step.num_rows == GLOBAL_BATCH
+        assert step.num_tokens == len(encoded.input_ids)
+
+
+def test_every_window_of_a_row_is_trained_on(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    examples = in_windows(make_examples, GLOBAL_BATCH)
+    trainer = without_dropout(Trainer(base, examples))
+    before = trainer.epoch(0)[0].loss
+    for sequence in range(len(examples.encoded)):
+        ids = examples.encoded.input_ids.copy()
+        place = examples.encoded.offsets[sequence]
+        ids[place] = 41  # the token whose last state the head sees, and no other row has
+        changed = replace(examples, encoded=replace(examples.encoded, input_ids=ids))
+        other = without_dropout(Trainer(base, changed))
+        assert other.epoch(0)[0].loss != before
+
+
+@given(counts=st.lists(st.integers(1, 16), min_size=1, max_size=40), num_parts=st.integers(1, 9))
+def test_passes_hold_each_row_once_and_little_more_than_their_share_of_sequences(
+    counts: list[int], num_parts: int
+) -> None:
+    rows = np.random.default_rng(0).permutation(len(counts))
+    parts = np.array_split(rows, min(num_parts, len(rows)))
+    passes = split_rows(rows, np.array(counts), num_parts=num_parts)
+    assert np.concatenate(passes).tolist() == rows.tolist()
+    longest = max(len(part) for part in parts)
+    assert all(sum(counts[row] for row in some[:-1]) < longest for some in passes)
+    whole = split_rows(rows, np.ones(len(rows), int), num_parts=num_parts)
+    assert [some.tolist() for some in whole] == [part.tolist() for part in parts]
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+def test_resumed_training_is_uninterrupted_training(
+    base: Base, make_examples: Callable[..., Examples], tmp_path: Path, windowed: bool
+) -> None:
+    examples = in_windows(make_examples) if windowed else make_examples(NUM_ROWS)
     whole = Trainer(base, examples)
     expected = [whole.epoch(number) for number in range(EPOCHS)][1:]
 
