@@ -41,6 +41,16 @@ class TrainModel(Section):
     max_length: Count | None = Field(
         None, description="Tokens a row is cut to. Default: what the model allows, at most 512."
     )
+    head: Literal["family", "linear"] = Field(
+        "family",
+        description="What is put on top of the encoder: what models of its family have there, such "
+        "as BERT's pooler and a linear layer, or (`linear`) dropout and one linear layer on [CLS].",
+    )
+    classifier_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+        None,
+        description="Share of the head's inputs that dropout zeroes in training. Default: as the "
+        "model has it, mostly 0.1.",
+    )
 
 
 class TrainText(Section):

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from bertray import __version__, storage
 from bertray.errors import ConfigError, ModelError
 from bertray.model.cache import digest_of, fetch, with_safetensors
+from bertray.model.heads import Head, load_classifier
 from bertray.schema import Scale, Task
 from bertray.text.long import TRUNCATE, LongText
 
@@ -54,6 +55,7 @@ class Bundle:
             0.5 throughout.
         scale: of a regression model; None if its output is the score itself.
         takes_pairs: whether it was trained on pairs of texts; None if nothing tells.
+        head: what is on top of the encoder.
     """
 
     source: str
@@ -67,6 +69,7 @@ class Bundle:
     thresholds: tuple[float, ...] | None = None
     scale: Scale | None = None
     takes_pairs: bool | None = None
+    head: Head = "family"
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Manifest:
         long_text: what became of longer texts in training.
         thresholds: of independent labels, as the validation rows have them best.
         scale: of a regression model, a `Scale`.
+        head: what is on top of the encoder.
     """
 
     labels: list[str]
@@ -98,6 +102,7 @@ class Manifest:
     long_text: LongText = TRUNCATE
     thresholds: list[float] | None = None
     scale: dict[str, float] | None = None
+    head: Head = "family"
     format_version: int = FORMAT_VERSION
 
 
@@ -136,6 +141,7 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
             thresholds=thresholds,
             scale=Scale(**manifest.scale) if manifest.scale is not None else None,
             takes_pairs=manifest.lineage[_PAIR] != _NO_PAIR if _PAIR in manifest.lineage else None,
+            head=manifest.head,
         )
     task = _task_of(config)
     if task == "regression" and config.num_labels != 1:
@@ -178,13 +184,9 @@ def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTra
     Raises:
         ModelError: the weights lack a part, such as the head, or do not fit the config.
     """
-    from transformers import AutoModelForSequenceClassification
-
     with quiet():
         try:
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                bundle.folder, dtype=dtype, output_loading_info=True, use_safetensors=True
-            )
+            model, report = load_classifier(bundle.folder, head=bundle.head, dtype=dtype)
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"{bundle.source}: the weights cannot be loaded: {error}") from error
     missing = sorted(report["missing_keys"])
@@ -194,7 +196,7 @@ def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTra
             f"{' and more' if len(missing) > 4 else ''}; this is no fine-tuned classifier: "
             "fine-tune it first with `bertray train model.base=...`"
         )
-    return cast("PreTrainedModel", model.eval())
+    return model.eval()
 
 
 def load_tokenizer(folder: Path, *, key: str = "model.path") -> PreTrainedTokenizerBase:

@@ -122,7 +122,7 @@ def _train(job: WorkerJob) -> None:
     checkpoint = ray.train.get_checkpoint()
     with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
         bare = (
-            load_checkpoint(Path(folder))
+            load_checkpoint(Path(folder), job.base)
             if folder
             else load_base(job.base, labels=job.labels, seed=training.seed, task=job.task)
         )

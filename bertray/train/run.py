@@ -394,7 +394,7 @@ def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) 
     """Fill a local folder with the bundle."""
     save_bundle(
         made,
-        model=load_checkpoint(weights),
+        model=load_checkpoint(weights, job.base),
         tokenizer=load_tokenizer(folder_of(job.base)),
         manifest=Manifest(
             labels=list(summary.labels),
@@ -408,6 +408,7 @@ def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) 
             long_text=job.base.long_text,
             thresholds=summary.epochs[summary.best_epoch - 1].thresholds,
             scale=asdict(scale) if (scale := job.labelled.scale) is not None else None,
+            head=job.base.head,
         ),
     )
     (made / CONFIG).write_text(dump_config(job.config), encoding="utf-8")

@@ -371,7 +371,7 @@ def test_resumed_training_is_uninterrupted_training(
     first.epoch(0)
     save_state(tmp_path, [], first.bare, first.optimizer, first.schedule, precision=first.precision)
     second = Trainer(base, examples)
-    second.model = second.bare = load_checkpoint(tmp_path)
+    second.model = second.bare = load_checkpoint(tmp_path, base)
     second.start(Optim(learning_rate=1e-3))
     assert load_state(tmp_path, second.optimizer, second.schedule, second.precision) == []
     assert [second.epoch(number) for number in range(1, EPOCHS)] == expected
