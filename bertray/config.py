@@ -136,7 +136,11 @@ class Training(Section):
         "(`regression`) a number. `auto`: labels, as the label column has them.",
     )
     num_epochs: Count = Field(3, description="Passes over the training rows.")
-    per_device_batch_size: Count = Field(32, description="Rows per worker and optimizer step.")
+    per_device_batch_size: Count = Field(
+        32,
+        description="Rows per worker and optimizer step; times the most workers, the rows of a "
+        "step.",
+    )
     accumulation_steps: Count = Field(
         1,
         description="Forward and backward passes that a worker's rows of a step are cut into: less "
@@ -156,6 +160,12 @@ class Training(Section):
         None,
         description="The embeddings and this many layers above them keep their weights. Default: "
         "all are trained.",
+    )
+    unfreeze_layers: Count | None = Field(
+        None,
+        description="Gradual unfreezing (Howard & Ruder 2018): the first epoch trains the head "
+        "alone, each later one so many layers more, from the top down to what "
+        "`training.freeze_layers` keeps. Default: all from the start.",
     )
     class_weights: Literal["balanced"] | dict[str, Positive] | None = Field(
         None,
@@ -177,6 +187,11 @@ class Training(Section):
         None,
         description="Stop after so many epochs in a row without a better `training.metric`. "
         "Default: take them all.",
+    )
+    checkpoint_steps: Count | None = Field(
+        None,
+        description="Write a checkpoint after so many steps as well, for epochs that take hours. "
+        "Default: after each epoch alone.",
     )
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="Seeds the split, the shuffles, the head and the dropout."
@@ -271,13 +286,28 @@ class Distillation(Section):
 class Scaling(Section):
     """How many workers train, and on what."""
 
-    num_workers: Count = Field(1, description="Data-parallel workers.")
+    num_workers: Count | tuple[Count, Count] = Field(
+        1,
+        description="Data-parallel workers; or at least and at most, as in `[2, 8]`: training goes "
+        "on with those that the cluster has room for, and takes the same steps.",
+    )
     use_gpu: bool | Literal["auto"] = Field(
         "auto", description="One GPU a worker; `auto` takes GPUs if the cluster has enough."
     )
     num_threads: Count | None = Field(
         None, description="torch threads a worker on CPU. Default: the node's cores shared out."
     )
+
+    @property
+    def max_workers(self) -> int:
+        """Workers when the cluster has room for all of them."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Scaling":
+        if isinstance(self.num_workers, tuple) and self.num_workers[0] > self.num_workers[1]:
+            raise ValueError(f"scaling.num_workers={list(self.num_workers)}: give the fewest first")
+        return self
 
 
 class BundleOutput(Section):

@@ -121,11 +121,6 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
     digest = digest_of(folder)
     folder = with_safetensors(folder, digest, source=source)
     config = read_config(folder, source=source, key=key)
-    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
-        raise ModelError(
-            f"{key}={source}: a {'/'.join(config.architectures or ['model'])} has no "
-            "classification head; fine-tune it first with `bertray train model.base=...`"
-        )
     manifest = read_manifest(str(folder))
     if manifest is not None:
         thresholds = tuple(manifest.thresholds) if manifest.thresholds is not None else None
@@ -142,6 +137,11 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
             scale=Scale(**manifest.scale) if manifest.scale is not None else None,
             takes_pairs=manifest.lineage[_PAIR] != _NO_PAIR if _PAIR in manifest.lineage else None,
             head=manifest.head,
+        )
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        raise ModelError(
+            f"{key}={source}: a {'/'.join(config.architectures or ['model'])} has no "
+            "classification head; fine-tune it first with `bertray train model.base=...`"
         )
     task = _task_of(config)
     if task == "regression" and config.num_labels != 1:
@@ -196,7 +196,7 @@ def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTra
             f"{' and more' if len(missing) > 4 else ''}; this is no fine-tuned classifier: "
             "fine-tune it first with `bertray train model.base=...`"
         )
-    return model.eval()
+    return cast("PreTrainedModel", model.eval())  # type: ignore[no-untyped-call]
 
 
 def load_tokenizer(folder: Path, *, key: str = "model.path") -> PreTrainedTokenizerBase:

@@ -33,13 +33,16 @@ def load_classifier(
     """
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-    kind = AutoModelForSequenceClassification if head == "family" else AutoModelForTokenClassification
-    model, report = kind.from_pretrained(
+    kinds: dict[Head, Any] = {
+        "family": AutoModelForSequenceClassification,
+        "linear": AutoModelForTokenClassification,
+    }
+    model, report = kinds[head].from_pretrained(
         folder, use_safetensors=True, output_loading_info=True, **options
     )
     if head == "linear":
-        on_top = [module for module in head_modules(model) if list(module.parameters(recurse=False))]
-        if not all(isinstance(module, nn.Linear) for module in on_top) or len(on_top) != 1:
+        weighty = [part for part in head_modules(model) if list(part.parameters(recurse=False))]
+        if len(weighty) != 1 or not isinstance(weighty[0], nn.Linear):
             raise ConfigError(
                 f"model.head=linear: {model.config.model_type} has none; leave it out"
             )

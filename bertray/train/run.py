@@ -56,7 +56,7 @@ from bertray.train.base import Base, folder_of, load_base, load_checkpoint, open
 from bertray.train.curves import draw_curves
 from bertray.train.data import encode
 from bertray.train.labels import Labelled, list_shards, read_labels
-from bertray.train.layers import freeze
+from bertray.train.layers import freeze, num_frozen
 from bertray.train.loop import Epoch, WorkerJob, train_worker
 from bertray.train.loss import make_loss
 from bertray.train.measure import metric_of
@@ -225,6 +225,7 @@ def train(
         ),
         pieces=job.labelled.pieces,
         num_threads=config.scaling.num_threads,
+        max_workers=config.scaling.max_workers,
         examples=ray.put((training, validation)),
         events=events,
     )
@@ -291,8 +292,9 @@ def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> No
         ConfigError: layers or labels are named that are not there, or the loss cannot be had.
     """
     training = config.training
-    if training.freeze_layers is not None:
-        freeze(model, num_layers=training.freeze_layers)
+    num_layers = model.config.num_hidden_layers
+    freeze(model, num_layers=num_frozen(training, epoch=0, num_layers=num_layers))
+    freeze(model, num_layers=training.freeze_layers)
     parameter_groups(model, config.optim)
     make_loss(
         training,
@@ -311,16 +313,17 @@ def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
     Raises:
         ConfigError: GPUs are wanted, and the cluster has fewer than workers.
     """
-    workers = scaling.num_workers
-    enough = resources.num_gpus >= workers
+    wanted, workers = scaling.num_workers, scaling.max_workers
+    fewest = wanted if isinstance(wanted, int) else wanted[0]
+    enough = resources.num_gpus >= fewest
     if scaling.use_gpu is True and not enough:
         raise ConfigError(
-            f"scaling.use_gpu=true, scaling.num_workers={workers}: the cluster has "
+            f"scaling.use_gpu=true, scaling.num_workers={wanted}: the cluster has "
             f"{resources.num_gpus:g} GPUs; set fewer workers, or scaling.use_gpu=auto"
         )
     cpus = min(float(scaling.num_threads or 1), CPU_SHARE * resources.num_cpus / workers)
     return ScalingConfig(
-        num_workers=workers,
+        num_workers=wanted,  # type: ignore[arg-type]  # v2's own
         use_gpu=enough and scaling.use_gpu is not False,
         resources_per_worker={"CPU": math.floor(cpus) if cpus > 1 else cpus},
     )
@@ -387,7 +390,8 @@ def fit(trainer: TorchTrainer, *, events: Queue, on_progress: Callable[[Event], 
 def best_checkpoint(result: Result, *, metric: str) -> tuple[Any, dict[str, Any]]:
     """The checkpoint to keep, and what was reported with it."""
     sign = 1 if HIGHER_IS_BETTER[metric] else -1
-    return max(result.best_checkpoints or (), key=lambda pair: sign * float(pair[1][metric]))
+    of_epochs = [pair for pair in result.best_checkpoints or () if metric in pair[1]]
+    return max(of_epochs, key=lambda pair: sign * float(pair[1][metric]))
 
 
 def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) -> None:

@@ -65,6 +65,7 @@ def train_steps(
     plan: Sequence[np.ndarray],
     steps_done: int,
     num_steps: int,
+    seed: int,
     max_grad_norm: float,
     pad_token_id: int,
     rank: int,
@@ -93,6 +94,7 @@ def train_steps(
     device = next(model.parameters()).device
     lengths, num_windows = examples.lengths, examples.num_windows
     for number, batch in enumerate(plan, start=steps_done + 1):
+        seed_step(seed, step=number, rank=rank)
         shares = deal(batch, lengths, num_ranks=world_size)
         rows = shares[rank] if len(shares[rank]) else batch[:1]
         weight = 1.0 if len(shares[rank]) else 0.0
@@ -228,9 +230,9 @@ def split_rows(rows: np.ndarray, num_windows: np.ndarray, *, num_parts: int) -> 
     return passes
 
 
-def seed_epoch(seed: int, *, epoch: int, rank: int) -> None:
-    """Seed dropout, differently on each rank, and the same again when an epoch is resumed."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
+def seed_step(seed: int, *, step: int, rank: int) -> None:
+    """Seed dropout, differently on each rank and step, and the same again when it is resumed."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
 def _alone(model: nn.Module) -> AbstractContextManager[None]:

@@ -4,15 +4,20 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 from bertray.config import TrainConfig, load_config
 from bertray.errors import DataError
 from bertray.model.bundle import open_bundle, read_manifest
+from bertray.model.engine import Engine
+from bertray.model.settings import resolve_settings
 from bertray.train.loop import Epoch
 from bertray.train.run import Event, Start, TrainSummary, train
 from bertray.train.steps import Step
@@ -156,31 +161,106 @@ def test_the_same_command_again_does_no_work(
     assert open_bundle(str(root / "two")).digest == digest
 
 
+@pytest.mark.parametrize("checkpoint_steps", ["null", "3"], ids=["epochs", "steps"])
 def test_a_lost_worker_resumes_and_one_worker_learns_what_two_do(
-    root: Path, trained: tuple[TrainSummary, list[Event]], monkeypatch: pytest.MonkeyPatch
+    root: Path,
+    tmp_path: Path,
+    trained: tuple[TrainSummary, list[Event]],
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint_steps: str,
 ) -> None:
+    resumed_at = tmp_path / "resumed_at"
+
     def dies_once(settings: dict[str, object]) -> str | None:
         import ray.train
 
         from bertray.train import loop
 
-        if ray.train.get_checkpoint() is None:
-            seed_epoch = loop.seed_epoch
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            steps = loop.train_steps
 
-            def die_in_the_second(seed: int, *, epoch: int, rank: int) -> None:
-                if epoch == 1:
-                    os._exit(1)
-                seed_epoch(seed, epoch=epoch, rank=rank)
+            def die_in_the_second(*parts: Any, **settings: Any) -> Any:
+                for step in steps(*parts, **settings):
+                    if step.step == 12:
+                        os._exit(1)
+                    yield step
 
-            loop.seed_epoch = die_in_the_second
+            loop.train_steps = die_in_the_second
+        else:
+            resumed_at.write_text(Path(checkpoint.path).name)
         return loop.train_worker(settings)
 
     monkeypatch.setattr("bertray.train.run.train_worker", dies_once)
-    one = train(config(root, "one", "training.per_device_batch_size=8"))
+    words = ["training.per_device_batch_size=8", f"training.checkpoint_steps={checkpoint_steps}"]
+    one = train(config(root, str(tmp_path / "one"), *words))
+    names = {"null": "epoch-001", "3": "epoch-001-step-000009"}
+    assert resumed_at.read_text() == names[checkpoint_steps]
     for epoch, expected in zip(one.epochs, trained[0].epochs, strict=True):
+        assert epoch.num_rows == expected.num_rows
         assert epoch.train_loss == pytest.approx(expected.train_loss, abs=1e-4)
         assert epoch.metrics == pytest.approx(expected.metrics, abs=1e-4)
     assert one.best_epoch == trained[0].best_epoch
+
+
+def test_elastic_workers_take_the_same_steps_however_few_there_is_room_for(
+    root: Path, tmp_path: Path, trained: tuple[TrainSummary, list[Event]]
+) -> None:
+    import ray
+
+    @ray.remote
+    class Tenant:
+        def here(self) -> None:
+            """Wait for its start."""
+
+    cpus = ray.cluster_resources()["CPU"]
+    tenant = Tenant.options(num_cpus=cpus - 1).remote()  # type: ignore[attr-defined]
+    ray.get(tenant.here.remote())
+    words = ["scaling.num_workers=[1, 2]", "training.per_device_batch_size=4"]
+    try:
+        summary = train(config(root, str(tmp_path / "elastic"), *words))
+    finally:
+        ray.kill(tenant)
+    for epoch, expected in zip(summary.epochs, trained[0].epochs, strict=True):
+        assert epoch.train_loss == pytest.approx(expected.train_loss, abs=1e-4)
+        assert epoch.metrics == pytest.approx(expected.metrics, abs=1e-4)
+
+
+def test_layers_are_unfrozen_epoch_by_epoch_on_two_workers_as_on_one(
+    root: Path, tmp_path: Path, classifier_folder: Path
+) -> None:
+    found = []
+    for workers, rows in ((1, 8), (2, 4)):
+        output = tmp_path / f"by-{workers}"
+        words = [f"scaling.num_workers={workers}", f"training.per_device_batch_size={rows}"]
+        words += ["training.unfreeze_layers=1", "training.num_epochs=2"]
+        summary = train(config(root, str(output), *words))
+        found.append([epoch.train_loss for epoch in summary.epochs])
+        before = load_file(root / "base/model.safetensors")
+        after = load_file(output / "model.safetensors")
+        moved = {name for name, value in after.items() if not value.equal(before[name])}
+        assert any("classifier" in name for name in moved)
+        assert not any("embeddings" in name for name in moved)
+    np.testing.assert_allclose(*found, atol=1e-4)
+
+
+def test_a_linear_head_is_trained_and_scores_what_validation_saw(
+    root: Path, tmp_path: Path
+) -> None:
+    words = [
+        "model.head=linear",
+        "model.classifier_dropout=0.2",
+        f"data.validation={root / 'data'}",
+    ]
+    summary = train(config(root, str(tmp_path / "linear"), *words))
+    bundle = open_bundle(str(tmp_path / "linear"))
+    settings = json.loads((tmp_path / "linear/config.json").read_text())
+    assert (bundle.head, settings["architectures"]) == ("linear", ["BertForTokenClassification"])
+    table = pq.read_table(root / "data").filter(pc.field("text").is_valid())
+    engine = Engine(bundle, resolve_settings(bundle, device="cpu"))
+    ids = engine.predict(table["text"].to_pylist()).probabilities.argmax(axis=1)
+    right = np.array(bundle.labels)[ids] == table["label"].to_numpy()
+    assert np.mean(right) == pytest.approx(summary.metrics["accuracy"])
 
 
 def test_texts_that_are_all_blank_are_named(root: Path, write_shards: Callable[..., Path]) -> None:

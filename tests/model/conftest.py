@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from bertray.model.bundle import Bundle, open_bundle
+from bertray.model.bundle import Bundle, Manifest, open_bundle
 from bertray.model.heads import Head
 
 COMMON = {
@@ -86,6 +86,16 @@ WITH_LINEAR_HEADS = ("bert", "distilbert", "roberta", "electra-projected", "mpne
 LINEAR = "-linear"
 PACKED |= {f"{family}{LINEAR}": PACKED[family] for family in WITH_LINEAR_HEADS}
 PACKED |= TORCH_ONLY
+MANIFEST = Manifest(
+    labels=["a", "b", "c"],
+    task="single_label",
+    max_length=64,
+    base="",
+    metrics={},
+    lineage={},
+    versions={},
+    created="",
+)
 MODELS: dict[Head, Any] = {
     "family": AutoModelForSequenceClassification,
     "linear": AutoModelForTokenClassification,
@@ -133,7 +143,10 @@ def make_bundle(
                 path = folder / "tokenizer_config.json"
                 names = {"model_input_names": ["input_ids", "attention_mask"]}
                 path.write_text(json.dumps(json.loads(path.read_text()) | names))
-            made[family] = replace(open_bundle(str(folder)), max_length=64, head=head)
+            if head == "linear":
+                manifest = replace(MANIFEST, head=head)
+                (folder / "bertray.json").write_text(json.dumps(asdict(manifest)))
+            made[family] = replace(open_bundle(str(folder)), max_length=64)
         return made[family]
 
     return make

@@ -30,7 +30,6 @@ from bertray.train.steps import (
     NonFiniteLossError,
     Step,
     predict,
-    seed_epoch,
     split_rows,
     train_steps,
 )
@@ -59,17 +58,20 @@ class Trainer:
         self.optimizer = make_optimizer(self.bare, optim)
         self.schedule = make_schedule(self.optimizer, optim, num_steps=self.num_steps)
 
-    def epoch(self, number: int) -> list[Step]:
-        seed_epoch(0, epoch=number, rank=self.rank)
-        lengths = self.examples.lengths
-        steps = train_steps(
+    def epoch(self, number: int, steps: slice = slice(None)) -> list[Step]:
+        """Some steps of an epoch; a resumed training begins within one."""
+        plan = plan_epoch(
+            self.examples.lengths, global_batch_size=GLOBAL_BATCH, seed=0, epoch=number
+        )
+        taken = train_steps(
             self.model,
             self.optimizer,
             self.schedule,
             self.examples,
-            plan=plan_epoch(lengths, global_batch_size=GLOBAL_BATCH, seed=0, epoch=number),
-            steps_done=number * self.num_steps // EPOCHS,
+            plan=plan[steps],
+            steps_done=number * self.num_steps // EPOCHS + (steps.start or 0),
             num_steps=self.num_steps,
+            seed=0,
             max_grad_norm=1.0,
             pad_token_id=0,
             rank=self.rank,
@@ -79,7 +81,7 @@ class Trainer:
             aggregate=self.aggregate,
             accumulation_steps=self.accumulation_steps,
         )
-        return list(steps)
+        return list(taken)
 
     def predict(self, task: Task = "single_label") -> np.ndarray:
         return predict(
@@ -360,18 +362,26 @@ def test_passes_hold_each_row_once_and_little_more_than_their_share_of_sequences
 
 
 @pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize("num_steps", [0, 3], ids=["between epochs", "within one"])
 def test_resumed_training_is_uninterrupted_training(
-    base: Base, make_examples: Callable[..., Examples], tmp_path: Path, windowed: bool
+    base: Base,
+    make_examples: Callable[..., Examples],
+    tmp_path: Path,
+    windowed: bool,
+    num_steps: int,
 ) -> None:
     examples = in_windows(make_examples) if windowed else make_examples(NUM_ROWS)
-    whole = Trainer(base, examples)
+    whole = Trainer(base, examples)  # with dropout
     expected = [whole.epoch(number) for number in range(EPOCHS)][1:]
 
     first = Trainer(base, examples)
     first.epoch(0)
+    first.epoch(1, slice(0, num_steps))
     save_state(tmp_path, [], first.bare, first.optimizer, first.schedule, precision=first.precision)
     second = Trainer(base, examples)
     second.model = second.bare = load_checkpoint(tmp_path, base)
     second.start(Optim(learning_rate=1e-3))
-    assert load_state(tmp_path, second.optimizer, second.schedule, second.precision) == []
-    assert [second.epoch(number) for number in range(1, EPOCHS)] == expected
+    state = load_state(tmp_path, second.optimizer, second.schedule, second.precision)
+    assert state == ([], 0.0)
+    assert second.epoch(1, slice(num_steps, None)) == expected[0][num_steps:]
+    assert [second.epoch(number) for number in range(2, EPOCHS)] == expected[1:]

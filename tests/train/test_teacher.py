@@ -19,7 +19,7 @@ from bertray.train.base import Base, load_base
 from bertray.train.data import in_row_order, tokenize
 from bertray.train.examples import Examples, select
 from bertray.train.labels import list_shards, read_labels
-from bertray.train.loss import Loss
+from bertray.train.loss import CrossEntropy
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import plan_epoch
 from bertray.train.precision import Precision
@@ -141,12 +141,13 @@ def test_a_student_comes_to_say_what_its_teacher_says(
         plan=plan,
         steps_done=0,
         num_steps=len(plan),
+        seed=0,
         max_grad_norm=1.0,
         pad_token_id=0,
         rank=0,
         world_size=1,
         precision=precision,
-        loss=Loss(temperature=2.0, alpha=1.0),
+        loss=CrossEntropy(temperature=2.0, alpha=1.0),
     )
     assert len(list(steps)) == len(plan)
     assert disagreement() < 0.3 * before
