@@ -308,7 +308,8 @@ def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> No
 def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
     """One GPU a worker where the cluster has enough, else shares of its CPUs.
 
-    Workers that would not fit side by side reserve less than a CPU each: slow, but it runs.
+    Workers that would not fit side by side reserve less than a CPU each: slow, but it runs. Elastic
+    ones reserve what they are to have, and there are as many as fit.
 
     Raises:
         ConfigError: GPUs are wanted, and the cluster has fewer than workers.
@@ -321,7 +322,9 @@ def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
             f"scaling.use_gpu=true, scaling.num_workers={wanted}: the cluster has "
             f"{resources.num_gpus:g} GPUs; set fewer workers, or scaling.use_gpu=auto"
         )
-    cpus = min(float(scaling.num_threads or 1), CPU_SHARE * resources.num_cpus / workers)
+    cpus = float(scaling.num_threads or 1)
+    if isinstance(wanted, int):
+        cpus = min(cpus, CPU_SHARE * resources.num_cpus / workers)
     return ScalingConfig(
         num_workers=wanted,  # type: ignore[arg-type]  # v2's own
         use_gpu=enough and scaling.use_gpu is not False,
