@@ -33,7 +33,7 @@ from bertray.train.loss import CROSS_ENTROPY, Loss
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import num_steps_per_epoch, plan_epoch
 from bertray.train.precision import Precision
-from bertray.train.steps import predict, seed_epoch, train_steps
+from bertray.train.steps import predict, train_steps
 
 BATCH_SIZE, MAX_LENGTH, NUM_HELD_OUT = 32, 128, 1_000
 OPTIM = Optim(learning_rate=1e-4)
@@ -114,7 +114,6 @@ def fit(
     steps = num_steps_per_epoch(len(examples), global_batch_size=BATCH_SIZE)
     schedule = make_schedule(optimizer, OPTIM, num_steps=num_epochs * steps)
     for epoch in range(num_epochs):
-        seed_epoch(seed, epoch=epoch, rank=0)
         lengths = examples.encoded.lengths
         for _ in train_steps(
             model,
@@ -124,6 +123,7 @@ def fit(
             plan=plan_epoch(lengths, global_batch_size=BATCH_SIZE, seed=seed, epoch=epoch),
             steps_done=epoch * steps,
             num_steps=num_epochs * steps,
+            seed=seed,
             max_grad_norm=OPTIM.max_grad_norm,
             pad_token_id=base.pad_token_id,
             rank=0,
@@ -146,7 +146,7 @@ def accuracy_of(model: torch.nn.Module, examples: Examples) -> float:
         rank=0,
         world_size=1,
     )
-    return float((probabilities.argmax(axis=1) == examples.label_ids).mean())
+    return float((probabilities.argmax(axis=1) == examples.targets).mean())
 
 
 def read_reviews() -> tuple[list[str], np.ndarray]:

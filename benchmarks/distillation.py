@@ -78,7 +78,7 @@ def main() -> None:
         logits = teach(teacher, [train_texts])
         print(f"teacher's logits of {options.rows} rows: {time.perf_counter() - start:.0f} s")
         taught = Examples(
-            examples.encoded, examples.label_ids, examples.row_ids, teacher_logits=logits
+            examples.encoded, examples.targets, examples.row_ids, teacher_logits=logits
         )
         print("\n| model | layers | accuracy | each seed | rows/s |\n|---|---|---|---|---|")
         speed = rows_per_s(teacher_folder, held_texts, num_threads=options.threads)

@@ -76,7 +76,7 @@ def score(
         bool, typer.Option("--dry-run", help="Say what would be done and how long; write nothing.")
     ] = False,
 ) -> None:
-    """Label every row of every shard; write the shards back with four more columns."""
+    """Label every row of every shard; write the shards back with the scored columns."""
     config = _config(ScoreConfig, words)
     from bertray.console import ScoreView, show_status
     from bertray.score.run import prepare

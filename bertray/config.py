@@ -41,6 +41,16 @@ class TrainModel(Section):
     max_length: Count | None = Field(
         None, description="Tokens a row is cut to. Default: what the model allows, at most 512."
     )
+    head: Literal["family", "linear"] = Field(
+        "family",
+        description="What is put on top of the encoder: what models of its family have there, such "
+        "as BERT's pooler and a linear layer, or (`linear`) dropout and one linear layer on [CLS].",
+    )
+    classifier_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+        None,
+        description="Share of the head's inputs that dropout zeroes in training. Default: as the "
+        "model has it, mostly 0.1.",
+    )
 
 
 class TrainText(Section):
@@ -88,7 +98,11 @@ class TrainData(Section):
     text_pair: str | None = Field(
         None, description="Column that holds the second text of sentence pairs."
     )
-    label: str = Field("label", description="Column that holds the label: string or integer.")
+    label: str = Field(
+        "label",
+        description="Column that holds the label: string or integer, a list of them where rows "
+        "have any number of labels, a number where that is to be learnt.",
+    )
 
 
 class Optim(Section):
@@ -116,8 +130,17 @@ class Optim(Section):
 class Training(Section):
     """The training loop."""
 
+    task: Literal["auto", "single_label", "multi_label", "regression"] = Field(
+        "auto",
+        description="What is learnt: one label a row, any number of independent ones, or "
+        "(`regression`) a number. `auto`: labels, as the label column has them.",
+    )
     num_epochs: Count = Field(3, description="Passes over the training rows.")
-    per_device_batch_size: Count = Field(32, description="Rows per worker and optimizer step.")
+    per_device_batch_size: Count = Field(
+        32,
+        description="Rows per worker and optimizer step; times the most workers, the rows of a "
+        "step.",
+    )
     accumulation_steps: Count = Field(
         1,
         description="Forward and backward passes that a worker's rows of a step are cut into: less "
@@ -138,13 +161,23 @@ class Training(Section):
         description="The embeddings and this many layers above them keep their weights. Default: "
         "all are trained.",
     )
+    unfreeze_layers: Count | None = Field(
+        None,
+        description="Gradual unfreezing (Howard & Ruder 2018): the first epoch trains the head "
+        "alone, each later one so many layers more, from the top down to what "
+        "`training.freeze_layers` keeps. Default: all from the start.",
+    )
     class_weights: Literal["balanced"] | dict[str, Positive] | None = Field(
         None,
         description="Weight of a row by its label, as in `{spam: 4}`; labels not named have 1. "
-        "`balanced`: each label weighs as much as any other. Default: all rows weigh the same.",
+        "`balanced`: each label weighs as much as any other. Where rows have several labels: "
+        "weight of the rows that have it for what is learnt of it; `balanced`: as much as the "
+        "rows that do not. Default: all rows weigh the same.",
     )
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="Share of each row's target that is spread over all labels."
+        0.0,
+        description="Share of each row's target that is spread over all labels. Only where a row "
+        "has one label.",
     )
     focal_gamma: NonNegative = Field(
         0.0,
@@ -155,11 +188,34 @@ class Training(Section):
         description="Stop after so many epochs in a row without a better `training.metric`. "
         "Default: take them all.",
     )
+    checkpoint_steps: Count | None = Field(
+        None,
+        description="Write a checkpoint after so many steps as well, for epochs that take hours. "
+        "Default: after each epoch alone.",
+    )
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="Seeds the split, the shuffles, the head and the dropout."
     )
-    metric: Literal["accuracy", "macro_f1", "loss"] = Field(
-        "accuracy", description="Validation metric that picks the epoch whose weights are kept."
+    metric: (
+        Literal[
+            "accuracy",
+            "macro_f1",
+            "micro_f1",
+            "subset_accuracy",
+            "lrap",
+            "rmse",
+            "mae",
+            "pearson",
+            "spearman",
+            "loss",
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Validation metric that picks the epoch whose weights are kept: `accuracy`, "
+        "`macro_f1` or `loss`; where rows have several labels `macro_f1`, `micro_f1`, "
+        "`subset_accuracy`, `lrap` or `loss`; of numbers `rmse`, `mae`, `pearson`, `spearman` or "
+        "`loss`. Default: the first of these.",
     )
 
 
@@ -230,13 +286,28 @@ class Distillation(Section):
 class Scaling(Section):
     """How many workers train, and on what."""
 
-    num_workers: Count = Field(1, description="Data-parallel workers.")
+    num_workers: Count | tuple[Count, Count] = Field(
+        1,
+        description="Data-parallel workers; or at least and at most, as in `[2, 8]`: training goes "
+        "on with those that the cluster has room for, and takes the same steps.",
+    )
     use_gpu: bool | Literal["auto"] = Field(
         "auto", description="One GPU a worker; `auto` takes GPUs if the cluster has enough."
     )
     num_threads: Count | None = Field(
         None, description="torch threads a worker on CPU. Default: the node's cores shared out."
     )
+
+    @property
+    def max_workers(self) -> int:
+        """Workers when the cluster has room for all of them."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Scaling":
+        if isinstance(self.num_workers, tuple) and self.num_workers[0] > self.num_workers[1]:
+            raise ValueError(f"scaling.num_workers={list(self.num_workers)}: give the fewest first")
+        return self
 
 
 class BundleOutput(Section):
@@ -366,7 +437,7 @@ class ScoredOutput(Section):
     """Where the scored shards go."""
 
     path: str = Field(description="Folder or URI of the scored shards.")
-    prefix: str = Field("", description="Put before the names of the four scored columns.")
+    prefix: str = Field("", description="Put before the names of the scored columns.")
     replace: bool = Field(
         False, description="Start the output over when it holds another model's or settings' work."
     )

@@ -89,7 +89,8 @@ def _model(config: ScoreConfig) -> Finding:
     load_model(bundle)
     return Finding(
         "model",
-        f"{bundle.source}: {bundle.task}, {len(bundle.labels)} labels, "
+        f"{bundle.source}: {bundle.task}, "
+        f"{f'{len(bundle.labels)} labels, ' if bundle.task != 'regression' else ''}"
         f"max_length {bundle.max_length}, long texts: {bundle.long_text.long}, "
         f"digest {bundle.digest[:12]}",
     )

@@ -3,11 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
 from bertray.errors import SchemaError
+
+Task = Literal["single_label", "multi_label", "regression"]
 
 OK = "ok"
 NULL_TEXT = "null text"
@@ -18,12 +21,31 @@ NOT_FINITE = "the model gave a value that is not finite"
 # The row held nothing to classify. Any other status but OK is a fault: a quarantined row.
 NOTHING_TO_SCORE = frozenset({NULL_TEXT, EMPTY_TEXT})
 
-SCORED_COLUMNS = (
-    "predicted_label",
-    "predicted_probability",
-    "probabilities",
-    "prediction_status",
-)
+SCORED_COLUMNS: dict[Task, tuple[str, ...]] = {
+    "single_label": (
+        "predicted_label",
+        "predicted_probability",
+        "probabilities",
+        "prediction_status",
+    ),
+    "multi_label": ("predicted_labels", "probabilities", "prediction_status"),
+    "regression": ("predicted_score", "prediction_status"),
+}
+
+DEFAULT_THRESHOLD = 0.5  # of the probability of an independent label
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a regression model's raw output stands for: so many deviations off the mean.
+
+    Attributes:
+        mean: of the numbers that it was trained on.
+        std: their standard deviation.
+    """
+
+    mean: float
+    std: float
 
 
 @dataclass(frozen=True)
@@ -31,8 +53,9 @@ class Predictions:
     """What the engine says of N rows, in input order.
 
     Attributes:
-        probabilities: float32 of shape (N, num_labels), in label-id order; rows sum to 1. A row
-            without a prediction holds NaN.
+        probabilities: float32 of shape (N, num_labels), in label-id order. Rows sum to 1, but for
+            independent labels; of a regression model the only column is its scores. A row without
+            a prediction holds NaN.
         status: N strings, ``"ok"`` or why there is no prediction.
     """
 
@@ -48,9 +71,9 @@ def no_predictions(*, num_labels: int) -> Predictions:
     return Predictions(np.empty((0, num_labels), np.float32), ())
 
 
-def scored_column_names(prefix: str) -> tuple[str, ...]:
-    """The four scored columns under ``output.prefix``."""
-    return tuple(f"{prefix}{name}" for name in SCORED_COLUMNS)
+def scored_column_names(prefix: str, task: Task = "single_label") -> tuple[str, ...]:
+    """The scored columns under ``output.prefix``; the last one is the status."""
+    return tuple(f"{prefix}{name}" for name in SCORED_COLUMNS[task])
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -76,15 +99,59 @@ def check_text_column(schema: pa.Schema, column: str, *, where: str, key: str) -
         )
 
 
-def check_label_column(schema: pa.Schema, column: str, *, where: str, key: str) -> None:
-    """Raise SchemaError unless ``column`` stands in ``schema`` once, as a label can be."""
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of this Arrow type holds lists, whatever their items."""
+    return bool(
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+        or pa.types.is_list_view(kind)
+        or pa.types.is_large_list_view(kind)
+    )
+
+
+def check_label_column(
+    schema: pa.Schema, column: str, *, where: str, key: str, task: Task = "single_label"
+) -> None:
+    """Raise SchemaError unless ``column`` stands in ``schema`` once, as the task's labels can be.
+
+    Where all lists are empty pandas writes a column of lists of nulls.
+    """
     check_column(schema, column, where=where, key=key)
     kind = schema.field(column).type
-    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+    if task == "multi_label":
+        items = kind.value_type if is_list(kind) else None
+        fits = items is not None and (
+            is_text(items) or pa.types.is_integer(items) or pa.types.is_null(items)
+        )
+        wanted = "lists of strings or integers"
+    elif task == "regression":
+        is_real = pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        fits, wanted = is_real or pa.types.is_integer(kind), "a number"
+    else:
+        fits = is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+        wanted = "string, integer or boolean"
+    if not fits:
         raise SchemaError(
-            f"{where}: column {column!r} is {kind}, expected string, integer or boolean; "
+            f"{where}: column {column!r} is {kind}, expected {wanted}; "
             f"set {key} to the column that holds the label"
         )
+
+
+def to_matrix(label_ids: np.ndarray, lengths: np.ndarray, *, num_labels: int) -> np.ndarray:
+    """Lists of label ids as one bool a row and label.
+
+    Args:
+        label_ids: the items of all lists, one list after the other.
+        lengths: items of each of the N lists.
+        num_labels: C.
+
+    Returns:
+        Of shape (N, C); an item that stands twice in its list counts once.
+    """
+    matrix = np.zeros((len(lengths), num_labels), bool)
+    matrix[np.repeat(np.arange(len(lengths)), lengths), label_ids] = True
+    return matrix
 
 
 def check_column(schema: pa.Schema, column: str, *, where: str, key: str) -> None:
@@ -101,13 +168,20 @@ def check_column(schema: pa.Schema, column: str, *, where: str, key: str) -> Non
         )
 
 
-def check_no_clash(schema: pa.Schema, passed: Sequence[str], *, where: str, prefix: str) -> None:
+def check_no_clash(
+    schema: pa.Schema,
+    passed: Sequence[str],
+    *,
+    where: str,
+    prefix: str,
+    task: Task = "single_label",
+) -> None:
     """Raise SchemaError if a passed-through column is doubled or bears a scored column's name."""
     counts = Counter(name for name in schema.names if name in set(passed))
     doubled = sorted(name for name, count in counts.items() if count > 1)
     if doubled:
         raise SchemaError(f"{where}: column names stand there twice: {', '.join(doubled)}")
-    clash = [name for name in scored_column_names(prefix) if name in counts]
+    clash = [name for name in scored_column_names(prefix, task) if name in counts]
     if clash:
         raise SchemaError(
             f"{where}: the scored columns would overwrite {', '.join(clash)}; "
@@ -116,30 +190,70 @@ def check_no_clash(schema: pa.Schema, passed: Sequence[str], *, where: str, pref
 
 
 def append_predictions(
-    table: pa.Table, predictions: Predictions, *, labels: Sequence[str], prefix: str = ""
+    table: pa.Table,
+    predictions: Predictions,
+    *,
+    labels: Sequence[str],
+    task: Task = "single_label",
+    thresholds: Sequence[float] | None = None,
+    prefix: str = "",
 ) -> pa.Table:
-    """The table with the four scored columns at its right, metadata kept.
+    """The table with the scored columns at its right, metadata kept.
 
     Args:
         table: the rows that were classified.
         predictions: as many, in the same order.
         labels: label names in label-id order.
+        task: which columns these are; see `SCORED_COLUMNS`.
+        thresholds: of independent labels, the least probability at which a row has each; 0.5 by
+            default.
         prefix: put before the scored columns' names.
     """
-    probabilities = np.ascontiguousarray(predictions.probabilities, dtype=np.float32)
-    status = pa.array(predictions.status, pa.string())
-    missing = np.isnan(probabilities).any(axis=1)
-    best = np.where(missing, 0, np.nan_to_num(probabilities).argmax(axis=1))
-    top = probabilities[np.arange(len(best)), best]
-    offsets = np.arange(len(best) + 1, dtype=np.int32) * probabilities.shape[1]
-    columns = (
-        pa.array(labels, pa.string()).take(pa.array(best, mask=missing)),
-        pa.array(top, pa.float32(), mask=missing),
-        pa.ListArray.from_arrays(
-            pa.array(offsets), pa.array(probabilities.ravel()), mask=pa.array(missing)
-        ),
-        status,
-    )
-    for name, column in zip(scored_column_names(prefix), columns, strict=True):
+    values = np.ascontiguousarray(predictions.probabilities, dtype=np.float32)
+    missing = np.asarray(np.isnan(values).any(axis=1))
+    if task == "regression":
+        columns = [pa.array(values[:, 0], pa.float32(), mask=missing)]
+    elif task == "multi_label":
+        has_label = has_labels(values, thresholds)  # NaN reaches no threshold
+        columns = [_names(has_label, labels, missing), _lists(values, missing)]
+    else:
+        best = np.where(missing, 0, np.nan_to_num(values).argmax(axis=1))
+        top = values[np.arange(len(best)), best]
+        columns = [
+            pa.array(labels, pa.string()).take(pa.array(best, mask=missing)),
+            pa.array(top, pa.float32(), mask=missing),
+            _lists(values, missing),
+        ]
+    columns.append(pa.array(predictions.status, pa.string()))
+    for name, column in zip(scored_column_names(prefix, task), columns, strict=True):
         table = table.append_column(name, column)
     return table
+
+
+def has_labels(probabilities: np.ndarray, thresholds: Sequence[float] | None) -> np.ndarray:
+    """Which independent labels the rows have.
+
+    Args:
+        probabilities: of shape (N, C).
+        thresholds: the least probability of each label; 0.5 by default.
+
+    Returns:
+        bool of shape (N, C).
+    """
+    least = DEFAULT_THRESHOLD if thresholds is None else np.asarray(thresholds, np.float64)
+    return np.asarray(probabilities >= least)
+
+
+def _names(has_label: np.ndarray, labels: Sequence[str], missing: np.ndarray) -> pa.Array:
+    """A list of names for each row, in label-id order."""
+    offsets = np.concatenate([[0], has_label.sum(axis=1).cumsum()]).astype(np.int32)
+    names = pa.array(labels, pa.string()).take(pa.array(np.nonzero(has_label)[1]))
+    return pa.ListArray.from_arrays(pa.array(offsets), names, mask=pa.array(missing))
+
+
+def _lists(values: np.ndarray, missing: np.ndarray) -> pa.Array:
+    """A list of numbers for each row."""
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(values.ravel()), mask=pa.array(missing)
+    )

@@ -23,7 +23,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=5, help="of test_chaos.py, on local disk")
-    parser.addoption("--kills-s3", type=int, default=1, help="likewise, on S3")
+    parser.addoption("--kills-s3", type=int, default=0, help="likewise, on S3; 0: not there")
 
 
 @pytest.fixture(autouse=True, scope="session")

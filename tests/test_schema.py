@@ -13,6 +13,7 @@ from bertray.schema import (
     check_no_clash,
     check_text_column,
     scored_column_names,
+    to_matrix,
 )
 
 LABELS = ("no", "maybe", "yes")
@@ -67,6 +68,46 @@ def test_every_row_in_is_a_row_out_and_the_label_is_the_most_probable(
             assert row["predicted_label"] == LABELS[best]
 
 
+def test_independent_labels_are_listed_where_they_reach_their_thresholds() -> None:
+    rows = [[0.2, 0.7, 0.9], None, [0.1, 0.3, 0.6], [0.5, 0.5, 0.5]]
+    scored = append_predictions(
+        pa.table({"id": range(4)}),
+        predictions(rows),
+        labels=LABELS,
+        task="multi_label",
+        thresholds=[0.2, 0.4, 0.6000001],
+    )
+    assert scored.schema.names == ["id", *scored_column_names("", "multi_label")]
+    assert scored.schema.field("predicted_labels").type == pa.list_(pa.string())
+    assert scored["predicted_labels"].to_pylist() == [
+        ["no", "maybe", "yes"],
+        None,
+        [],
+        ["no", "maybe"],
+    ]
+    assert scored["probabilities"].to_pylist()[1] is None
+    assert scored["probabilities"].to_pylist()[3] == [0.5, 0.5, 0.5]
+    assert scored["prediction_status"].to_pylist() == [OK, "null text", OK, OK]
+
+
+@pytest.mark.parametrize("num_rows", [0, 2])
+def test_without_thresholds_one_half_decides_and_no_rows_have_all_columns(num_rows: int) -> None:
+    scored = append_predictions(
+        pa.table({"id": range(num_rows)}),
+        predictions([[0.49, 0.5, 1.0]] * num_rows),
+        labels=LABELS,
+        task="multi_label",
+    )
+    assert scored["predicted_labels"].to_pylist() == [["maybe", "yes"]] * num_rows
+    assert scored.schema.field("predicted_labels").type == pa.list_(pa.string())
+    assert scored.schema.field("probabilities").type == pa.list_(pa.float32())
+
+
+def test_lists_of_ids_become_a_matrix_and_repeats_count_once() -> None:
+    matrix = to_matrix(np.array([2, 0, 0, 1]), np.array([1, 0, 3]), num_labels=3)
+    assert matrix.tolist() == [[False, False, True], [False] * 3, [True, True, False]]
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -109,3 +150,55 @@ def test_doubled_and_clashing_columns_are_refused() -> None:
 def test_a_label_column_of_fractions_is_refused() -> None:
     with pytest.raises(SchemaError, match=r"column 'y' is double.*set data\.label"):
         check_label_column(pa.schema([("y", pa.float64())]), "y", where="s", key="data.label")
+
+
+STRINGS = [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.int32()]
+LISTS = [pa.list_, pa.large_list, pa.list_view, lambda items: pa.list_(items, 2)]
+
+
+@pytest.mark.parametrize("kind", [of(items) for items in STRINGS for of in LISTS])
+def test_lists_of_any_kind_are_labels_where_rows_have_several(kind: pa.DataType) -> None:
+    schema = pa.schema([("y", kind)])
+    check_label_column(schema, "y", where="s", key="data.label", task="multi_label")
+    with pytest.raises(SchemaError, match=r"expected string, integer or boolean"):
+        check_label_column(schema, "y", where="s", key="data.label")
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.list_(pa.float32()), pa.list_(pa.list_(pa.string()))]
+)
+def test_what_is_no_list_of_labels_is_refused_where_rows_have_several(kind: pa.DataType) -> None:
+    schema = pa.schema([("y", kind)])
+    with pytest.raises(
+        SchemaError, match=r"expected lists of strings or integers; set data\.label"
+    ):
+        check_label_column(schema, "y", where="s", key="data.label", task="multi_label")
+
+
+def test_only_the_names_of_the_tasks_own_columns_are_taken() -> None:
+    schema = pa.schema([("predicted_label", pa.string()), ("predicted_labels", pa.string())])
+    with pytest.raises(SchemaError, match=r"overwrite predicted_labels; set output\.prefix"):
+        check_no_clash(schema, schema.names, where="s", prefix="", task="multi_label")
+    with pytest.raises(SchemaError, match=r"overwrite predicted_label; set output\.prefix"):
+        check_no_clash(schema, schema.names, where="s", prefix="")
+
+
+def test_scores_are_one_column_and_what_is_missing_is_null() -> None:
+    scores = Predictions(np.array([[3.5], [np.nan]], np.float32), (OK, "null text"))
+    scored = append_predictions(
+        pa.table({"id": [1, 2]}), scores, labels=("stars",), task="regression", prefix="p_"
+    )
+    assert scored.schema.names == ["id", "p_predicted_score", "p_prediction_status"]
+    assert scored.schema.field("p_predicted_score").type == pa.float32()
+    assert scored["p_predicted_score"].to_pylist() == [3.5, None]
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.float16(), pa.float64(), pa.decimal128(5, 2)])
+def test_every_arrow_number_can_be_learnt_and_nothing_else(kind: pa.DataType) -> None:
+    numbers = pa.schema([("y", kind)])
+    check_label_column(numbers, "y", where="s", key="data.label", task="regression")
+    for other in (pa.string(), pa.bool_(), pa.list_(kind)):
+        with pytest.raises(SchemaError, match=r"expected a number; set data\.label"):
+            check_label_column(
+                pa.schema([("y", other)]), "y", where="s", key="data.label", task="regression"
+            )

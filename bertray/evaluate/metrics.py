@@ -1,13 +1,35 @@
-"""How good predictions are, on scikit-learn.
+"""How good predictions are, on scikit-learn and SciPy.
 
 # N = rows, C = labels
 """
 
-import numpy as np
-from sklearn.metrics import accuracy_score, f1_score
+from collections.abc import Sequence
 
-# Of each metric, whether more is better.
-HIGHER_IS_BETTER = {"accuracy": True, "macro_f1": True, "loss": False}
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, label_ranking_average_precision_score
+
+from bertray.schema import DEFAULT_THRESHOLD, Task, has_labels
+
+# Of each task's metrics, whether more is better; the first one picks an epoch unless told.
+METRICS: dict[Task, dict[str, bool]] = {
+    "single_label": {"accuracy": True, "macro_f1": True, "loss": False},
+    "multi_label": {
+        "macro_f1": True,
+        "micro_f1": True,
+        "subset_accuracy": True,
+        "lrap": True,
+        "loss": False,
+    },
+    "regression": {
+        "rmse": False,
+        "mae": False,
+        "pearson": True,
+        "spearman": True,
+        "loss": False,
+    },
+}
+HIGHER_IS_BETTER = {name: more for metrics in METRICS.values() for name, more in metrics.items()}
 
 # The least probability that the loss takes a logarithm of: float32 rounds smaller ones to 0.
 LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
@@ -29,8 +51,7 @@ def classification_metrics(probabilities: np.ndarray, label_ids: np.ndarray) -> 
     Raises:
         ValueError: no rows, or another number of labels than of probabilities.
     """
-    if not len(label_ids) or len(label_ids) != len(probabilities):
-        raise ValueError(f"{len(probabilities)} predictions for {len(label_ids)} labels")
+    _check_rows(probabilities, label_ids)
     predicted = probabilities.argmax(axis=1)
     true = probabilities[np.arange(len(label_ids)), label_ids].astype(np.float64)
     return {
@@ -38,3 +59,112 @@ def classification_metrics(probabilities: np.ndarray, label_ids: np.ndarray) -> 
         "macro_f1": float(f1_score(label_ids, predicted, average="macro", zero_division=0.0)),
         "loss": float(-np.log(np.maximum(true, LEAST_PROBABILITY)).mean()),
     }
+
+
+def multi_label_metrics(
+    probabilities: np.ndarray, has_label: np.ndarray, thresholds: Sequence[float] | None
+) -> dict[str, float]:
+    """Metrics of predictions of independent labels.
+
+    Macro-F1 averages as `classification_metrics` does; where no row has or gets a label there is
+    nothing to be wrong about, and both F1 are 1.
+
+    Args:
+        probabilities: of shape (N, C).
+        has_label: the true labels, bool of shape (N, C).
+        thresholds: the least probability of each label; 0.5 by default.
+
+    Returns:
+        ``subset_accuracy``, the share of rows whose labels are all right; ``micro_f1`` and
+        ``macro_f1``; ``lrap``, the label ranking average precision, which no threshold changes; and
+        ``loss``, the binary cross-entropy in nats, a mean over rows and labels.
+
+    Raises:
+        ValueError: no rows, or another number of labels than of probabilities.
+    """
+    _check_rows(probabilities, has_label)
+    predicted = has_labels(probabilities, thresholds)
+    right, either = _counts(predicted, has_label)
+    met = either > 0
+    true = np.where(has_label, probabilities, 1 - probabilities.astype(np.float64))
+    return {
+        "macro_f1": float((2 * right[met] / either[met]).mean()) if met.any() else 1.0,
+        "micro_f1": float(2 * right.sum() / either.sum()) if met.any() else 1.0,
+        "subset_accuracy": float((predicted == has_label).all(axis=1).mean()),
+        "lrap": float(label_ranking_average_precision_score(has_label, probabilities)),
+        "loss": float(-np.log(np.maximum(true, LEAST_PROBABILITY)).mean()),
+    }
+
+
+def label_table(
+    probabilities: np.ndarray,
+    has_label: np.ndarray,
+    *,
+    labels: Sequence[str],
+    thresholds: Sequence[float] | None,
+) -> dict[str, dict[str, float]]:
+    """Precision, recall and F1 of each independent label, with its threshold and its rows.
+
+    What would be a division by zero is 0: the precision of a label that no row got, the recall of
+    one that no row has.
+
+    Args:
+        probabilities: of shape (N, C).
+        has_label: the true labels, bool of shape (N, C).
+        labels: C names.
+        thresholds: the least probability of each label; 0.5 by default.
+    """
+    predicted = has_labels(probabilities, thresholds)
+    right, either = _counts(predicted, has_label)
+    columns = {
+        "precision": right / np.maximum(predicted.sum(axis=0), 1),
+        "recall": right / np.maximum(has_label.sum(axis=0), 1),
+        "f1": 2 * right / np.maximum(either, 1),
+        "threshold": np.full(len(labels), DEFAULT_THRESHOLD) if thresholds is None else thresholds,
+        "rows": has_label.sum(axis=0),
+    }
+    return {
+        label: {name: float(values[index]) for name, values in columns.items()}
+        for index, label in enumerate(labels)
+    }
+
+
+def regression_metrics(
+    scores: np.ndarray, targets: np.ndarray, *, std: float = 1.0
+) -> dict[str, float]:
+    """Metrics of predicted numbers.
+
+    Args:
+        scores: of shape (N,).
+        targets: the true numbers, of shape (N,).
+        std: deviation that the model's training took for 1.
+
+    Returns:
+        ``mae`` and ``rmse`` in the data's unit; the correlations ``pearson`` and ``spearman``, 0
+        where they are not defined: of a single row, or if all scores or all targets are equal; and
+        ``loss``, the mean squared error as training minimises it.
+
+    Raises:
+        ValueError: no rows, or unequal numbers of them.
+    """
+    _check_rows(scores, targets)
+    errors = scores.astype(np.float64) - targets
+    varied = np.ptp(scores) > 0 and np.ptp(targets) > 0
+    return {
+        "rmse": float(np.sqrt(np.square(errors).mean())),
+        "mae": float(np.abs(errors).mean()),
+        "pearson": float(pearsonr(scores, targets).statistic) if varied else 0.0,
+        "spearman": float(spearmanr(scores, targets).statistic) if varied else 0.0,
+        "loss": float(np.square(errors / std).mean()),
+    }
+
+
+def _counts(predicted: np.ndarray, has_label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """By label: rows that rightly get it; rows that get it and rows that have it, together."""
+    right = (predicted & has_label).sum(axis=0)
+    return right, predicted.sum(axis=0) + has_label.sum(axis=0)
+
+
+def _check_rows(predictions: np.ndarray, targets: np.ndarray) -> None:
+    if not len(targets) or len(targets) != len(predictions):
+        raise ValueError(f"{len(predictions)} predictions for {len(targets)} labels")

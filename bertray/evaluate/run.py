@@ -6,7 +6,7 @@ ray job submit -- python jobs/evaluate.py configs/demo/evaluate.yaml
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +14,17 @@ import pyarrow.compute as pc
 
 from bertray import cluster, storage
 from bertray.config import EvaluateConfig, dump_config
-from bertray.errors import DataError, ModelError
-from bertray.evaluate.metrics import classification_metrics
+from bertray.errors import DataError
+from bertray.evaluate.metrics import (
+    classification_metrics,
+    label_table,
+    multi_label_metrics,
+    regression_metrics,
+)
 from bertray.model.backend import Device
-from bertray.model.bundle import Bundle, load_model, open_bundle
+from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
 from bertray.model.settings import EngineSettings
-from bertray.schema import OK, check_label_column, scored_column_names
+from bertray.schema import OK, check_label_column, scored_column_names, to_matrix
 from bertray.score.ledger import Attempts
 from bertray.score.pipeline import blocks_of, classified, engine_settings
 from bertray.score.plan import Plan, plan_splits
@@ -41,12 +46,14 @@ class Evaluation:
         num_rows_evaluated: of these, rows with a text and a label.
         metrics: by name, as in metrics.json.
         left_out: rows without a prediction, by reason.
+        labels: of independent labels, `label_table`.
     """
 
     num_rows: int
     num_rows_evaluated: int
     metrics: dict[str, float]
     left_out: dict[str, int]
+    labels: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -70,10 +77,14 @@ def evaluate(
 def prepare(config: EvaluateConfig) -> tuple[Bundle, Plan, Reading]:
     """Look at everything that can be wrong, without a cluster."""
     data = config.data
-    reading = Reading(data.text, data.text_pair, (data.label,), PREFIX, section="data")
+    bundle = open_bundle(config.model.path)
+    check_pairs(bundle, data.text_pair, section="data")
+    reading = Reading(
+        data.text, data.text_pair, (data.label,), PREFIX, section="data", task=bundle.task
+    )
 
     def check(schema: pa.Schema, where: str) -> None:
-        check_label_column(schema, data.label, where=where, key="data.label")
+        check_label_column(schema, data.label, where=where, key="data.label", task=bundle.task)
         reading.check(schema, where)
 
     plan = plan_splits(
@@ -87,12 +98,6 @@ def prepare(config: EvaluateConfig) -> tuple[Bundle, Plan, Reading]:
         )
     if not plan.num_rows:
         raise DataError(f"data.path={data.path}: no rows in there to evaluate on")
-    bundle = open_bundle(config.model.path)
-    if bundle.task != "single_label":
-        raise ModelError(
-            f"model.path={config.model.path}: a {bundle.task} model; "
-            "evaluation takes single-label models"
-        )
     settings_of(config, bundle, device="cuda" if config.pool.wants_gpus else "cpu")
     load_model(bundle)
     return bundle, plan, reading
@@ -156,23 +161,56 @@ def measure(table: pa.Table, bundle: Bundle, *, label: str) -> Evaluation:
     Raises:
         DataError: a label that the model does not know, or no row to measure on.
     """
-    _, _, probabilities, status = (table.column(name) for name in scored_column_names(PREFIX))
+    *_, probabilities, status = (
+        table.column(name) for name in scored_column_names(PREFIX, bundle.task)
+    )
     labels = table.column(label)
+    if bundle.task == "regression":
+        labels = labels.cast(pa.float64(), safe=False)
+        labels = pc.if_else(pc.is_finite(labels), labels, None)
     present = pc.and_(pc.equal(status, OK), labels.is_valid())
     left_out = Counter(status.filter(pc.not_equal(status, OK)).to_pylist())
     left_out["null label"] = pc.sum(pc.and_(pc.equal(status, OK), labels.is_null())).as_py()
-    kept = probabilities.filter(present).combine_chunks()
+    kept, labels = probabilities.filter(present).combine_chunks(), labels.filter(present)
     if not len(kept):
         raise DataError(f"no row has both a text and a label in column {label!r}")
+    metrics, table_of_labels = _compare(kept, labels, bundle)
     return Evaluation(
         num_rows=table.num_rows,
         num_rows_evaluated=len(kept),
-        metrics=classification_metrics(
-            kept.flatten().to_numpy().reshape(len(kept), len(bundle.labels)),
-            label_ids(labels.filter(present), bundle.labels),
-        ),
+        metrics=metrics,
         left_out={reason: count for reason, count in left_out.items() if count},
+        labels=table_of_labels,
     )
+
+
+def _compare(
+    predicted: pa.Array, labels: pa.ChunkedArray, bundle: Bundle
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Metrics, and of independent labels the `label_table`."""
+    if bundle.task == "regression":
+        std = bundle.scale.std if bundle.scale is not None else 1.0
+        return regression_metrics(predicted.to_numpy(), labels.to_numpy(), std=std), {}
+    names = bundle.labels
+    probabilities = predicted.flatten().to_numpy().reshape(len(predicted), len(names))
+    if bundle.task == "single_label":
+        return classification_metrics(probabilities, label_ids(labels, names)), {}
+    has_label, thresholds = label_matrix(labels, names), bundle.thresholds
+    return (
+        multi_label_metrics(probabilities, has_label, thresholds),
+        label_table(probabilities, has_label, labels=names, thresholds=thresholds),
+    )
+
+
+def label_matrix(lists: pa.ChunkedArray, names: tuple[str, ...]) -> np.ndarray:
+    """Lists of true labels as bools of shape (rows, labels); integers as `label_ids` takes them.
+
+    Raises:
+        DataError: a label that the model does not know.
+    """
+    items = pc.list_flatten(lists)
+    lengths = pc.list_value_length(lists).to_numpy()
+    return to_matrix(label_ids(items, names), lengths, num_labels=len(names))
 
 
 def label_ids(labels: pa.ChunkedArray, names: tuple[str, ...]) -> np.ndarray:
@@ -210,6 +248,7 @@ def write(config: EvaluateConfig, bundle: Bundle, result: Evaluation) -> None:
         "rows_evaluated": result.num_rows_evaluated,
         "left_out": result.left_out,
         "metrics": result.metrics,
+        **({"labels": result.labels} if result.labels else {}),
     }
     storage.put_json(storage.join(output, "metrics.json"), document, overwrite=True)
     report = to_markdown(config, bundle, result)
@@ -232,4 +271,16 @@ def to_markdown(config: EvaluateConfig, bundle: Bundle, result: Evaluation) -> s
         *(f"| {name} | {value:.4f} |" for name, value in result.metrics.items()),
         "",
     ]
+    if result.labels:
+        lines += [
+            "| label | precision | recall | F1 | threshold | rows |",
+            "|---|---|---|---|---|---|",
+            *(_table_row(label, row) for label, row in result.labels.items()),
+            "",
+        ]
     return "\n".join(lines)
+
+
+def _table_row(label: str, row: dict[str, float]) -> str:
+    shares = (f"{row[name]:.4f}" for name in ("precision", "recall", "f1", "threshold"))
+    return f"| {label.replace('|', '&#124;')} | {' | '.join(shares)} | {row['rows']:,.0f} |"

@@ -9,15 +9,17 @@ import logging
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from bertray import __version__, storage
-from bertray.errors import ModelError
+from bertray.errors import ConfigError, ModelError
 from bertray.model.cache import digest_of, fetch, with_safetensors
+from bertray.model.heads import Head, load_classifier
+from bertray.schema import Scale, Task
 from bertray.text.long import TRUNCATE, LongText
 
 if TYPE_CHECKING:  # three seconds of imports, which an actor with ONNX Runtime needs not
@@ -27,9 +29,13 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "bertray.json"
 FORMAT_VERSION = 1
+_PAIR, _NO_PAIR = "data.text_pair", "null"  # in a lineage, where values are JSON
 LONGEST = 512  # for models that name no limit of their own
-
-Task = Literal["single_label", "multi_label", "regression"]
+PROBLEM_TYPES: dict[Task, str] = {  # what Hugging Face calls them in config.json
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,11 @@ class Bundle:
         max_length: tokens a row is cut to unless a setting says otherwise.
         digest: sha256 over the names and contents of the model's files.
         long_text: what becomes of longer texts, unless a setting says otherwise.
+        thresholds: of independent labels, the least probability at which a row has each; None for
+            0.5 throughout.
+        scale: of a regression model; None if its output is the score itself.
+        takes_pairs: whether it was trained on pairs of texts; None if nothing tells.
+        head: what is on top of the encoder.
     """
 
     source: str
@@ -55,6 +66,10 @@ class Bundle:
     max_length: int
     digest: str
     long_text: LongText = TRUNCATE
+    thresholds: tuple[float, ...] | None = None
+    scale: Scale | None = None
+    takes_pairs: bool | None = None
+    head: Head = "family"
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,9 @@ class Manifest:
         versions: of the packages that trained it.
         created: UTC time, ISO 8601.
         long_text: what became of longer texts in training.
+        thresholds: of independent labels, as the validation rows have them best.
+        scale: of a regression model, a `Scale`.
+        head: what is on top of the encoder.
     """
 
     labels: list[str]
@@ -82,6 +100,9 @@ class Manifest:
     versions: dict[str, str]
     created: str
     long_text: LongText = TRUNCATE
+    thresholds: list[float] | None = None
+    scale: dict[str, float] | None = None
+    head: Head = "family"
     format_version: int = FORMAT_VERSION
 
 
@@ -100,23 +121,61 @@ def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
     digest = digest_of(folder)
     folder = with_safetensors(folder, digest, source=source)
     config = read_config(folder, source=source, key=key)
+    manifest = read_manifest(str(folder))
+    if manifest is not None:
+        thresholds = tuple(manifest.thresholds) if manifest.thresholds is not None else None
+        return Bundle(
+            source,
+            location,
+            folder,
+            labels=tuple(manifest.labels),
+            task=manifest.task,
+            max_length=manifest.max_length,
+            digest=digest,
+            long_text=manifest.long_text,
+            thresholds=thresholds,
+            scale=Scale(**manifest.scale) if manifest.scale is not None else None,
+            takes_pairs=manifest.lineage[_PAIR] != _NO_PAIR if _PAIR in manifest.lineage else None,
+            head=manifest.head,
+        )
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         raise ModelError(
             f"{key}={source}: a {'/'.join(config.architectures or ['model'])} has no "
             "classification head; fine-tune it first with `bertray train model.base=...`"
         )
-    manifest = read_manifest(str(folder))
-    if manifest is not None:
-        labels, task, max_length = tuple(manifest.labels), manifest.task, manifest.max_length
-        long_text = manifest.long_text
+    task = _task_of(config)
+    if task == "regression" and config.num_labels != 1:
+        raise ModelError(
+            f"{key}={source}: a regression model of {config.num_labels} numbers; "
+            "take one that gives a single number"
+        )
+    names = cast(dict[int, str], config.id2label or {})
+    return Bundle(
+        source,
+        location,
+        folder,
+        labels=tuple(names.get(index, f"LABEL_{index}") for index in range(config.num_labels or 0)),
+        task=task,
+        max_length=longest_input(config, load_tokenizer(folder, key=key)),
+        digest=digest,
+    )
+
+
+def check_pairs(bundle: Bundle, text_pair: str | None, *, section: str) -> None:
+    """Raise ConfigError if a model of pairs is to read single texts, or the other way round.
+
+    Args:
+        bundle: the model.
+        text_pair: the setting.
+        section: of the config that it stands in.
+    """
+    if bundle.takes_pairs in (None, text_pair is not None):
+        return
+    if bundle.takes_pairs:
+        advice = f"pairs of texts; set {section}.text_pair to the column of the second ones"
     else:
-        names = cast(dict[int, str], config.id2label or {})
-        count = int(config.num_labels or 0)
-        labels = tuple(names.get(index, f"LABEL_{index}") for index in range(count))
-        task = _task_of(config)
-        max_length = longest_input(config, load_tokenizer(folder, key=key))
-        long_text = TRUNCATE
-    return Bundle(source, location, folder, labels, task, max_length, digest, long_text)
+        advice = f"single texts; leave {section}.text_pair={text_pair} out"
+    raise ConfigError(f"model.path={bundle.source} was trained on {advice}")
 
 
 def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":
@@ -125,13 +184,9 @@ def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTra
     Raises:
         ModelError: the weights lack a part, such as the head, or do not fit the config.
     """
-    from transformers import AutoModelForSequenceClassification
-
     with quiet():
         try:
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                bundle.folder, dtype=dtype, output_loading_info=True, use_safetensors=True
-            )
+            model, report = load_classifier(bundle.folder, head=bundle.head, dtype=dtype)
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"{bundle.source}: the weights cannot be loaded: {error}") from error
     missing = sorted(report["missing_keys"])
@@ -141,7 +196,7 @@ def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTra
             f"{' and more' if len(missing) > 4 else ''}; this is no fine-tuned classifier: "
             "fine-tune it first with `bertray train model.base=...`"
         )
-    return cast("PreTrainedModel", model.eval())
+    return cast("PreTrainedModel", model.eval())  # type: ignore[no-untyped-call]
 
 
 def load_tokenizer(folder: Path, *, key: str = "model.path") -> PreTrainedTokenizerBase:
@@ -194,7 +249,8 @@ def save_bundle(
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    said = {name: value for name, value in asdict(manifest).items() if value is not None}
+    text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 

@@ -14,16 +14,28 @@ from torch import Tensor
 
 from bertray.errors import ModelError
 from bertray.model.backend import TorchBackend
-from bertray.model.bundle import Bundle, Task, load_tokenizer, read_config
+from bertray.model.bundle import Bundle, load_tokenizer, read_config
 from bertray.model.forward import Backend, run_batches
 from bertray.model.rate import forward_flops
 from bertray.model.settings import EngineSettings
 from bertray.model.windows import pool_windows
-from bertray.schema import EMPTY_TEXT, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Predictions
+from bertray.schema import (
+    EMPTY_TEXT,
+    NOT_FINITE,
+    NOT_UTF8,
+    NULL_TEXT,
+    OK,
+    Predictions,
+    Scale,
+    Task,
+    has_labels,
+)
 from bertray.text.columns import Texts, as_column, distinct, is_blank, is_null, not_utf8
 from bertray.text.long import Rows, make_row_encoder
 
 logger = logging.getLogger(__name__)
+
+SAME_SCORE = 0.05  # of the scores' standard deviation: closer ones count as the same
 
 
 @dataclass
@@ -82,6 +94,8 @@ def verify_int8(
 
     Returns:
         Of the texts that get a label at all, the share for which it is the same; 0.0 if none does.
+        Of a regression model: for which the scores differ by a twentieth of their standard
+        deviation at most.
 
     Raises:
         ModelError: ONNX Runtime is not installed.
@@ -93,8 +107,11 @@ def verify_int8(
     if not rows.any():
         return 0.0
     left, right = exact.probabilities[rows], rounded.probabilities[rows]
+    if bundle.task == "regression":
+        return float((np.abs(left - right) <= SAME_SCORE * left.std()).mean())
     if bundle.task == "multi_label":
-        return float(((left >= 0.5) == (right >= 0.5)).all(axis=1).mean())
+        same = has_labels(left, bundle.thresholds) == has_labels(right, bundle.thresholds)
+        return float(same.all(axis=1).mean())
     return float((left.argmax(axis=1) == right.argmax(axis=1)).mean())
 
 
@@ -127,7 +144,7 @@ class Engine:
         )
         self._max_batch_tokens = settings.max_batch_tokens
         self._config = read_config(bundle.folder, source=bundle.source, key="model.path")
-        self._task = bundle.task
+        self._task, self._scale = bundle.task, bundle.scale
         self._num_labels = len(bundle.labels)
         self._probe = self._encoder(["a"]).encoded
         self._num_halvings = 0
@@ -189,7 +206,7 @@ class Engine:
         pooled = pool_windows(
             torch.from_numpy(logits), rows.num_windows, aggregate=self._long_text.aggregate
         )
-        probabilities = to_probabilities(pooled, task=self._task)
+        probabilities = read_logits(pooled, task=self._task, scale=self._scale)
         status = np.full(len(rows), OK, dtype=object)
         status[~np.isfinite(probabilities).all(axis=1)] = NOT_FINITE
         row_of = np.repeat(np.arange(len(rows)), rows.num_windows)
@@ -207,16 +224,22 @@ class Engine:
         return probabilities, status
 
 
-def to_probabilities(logits_NC: Tensor, *, task: Task) -> np.ndarray:
+def read_logits(logits_NC: Tensor, *, task: Task, scale: Scale | None = None) -> np.ndarray:
     """Softmax over the labels; for independent labels the logistic function of each.
 
     Args:
-        logits_NC: float32, on the CPU.
-        task: how the logits are read.
+        logits_NC: floats, on the CPU.
+        task: how they are read.
+        scale: brings the scores of a regression model to the unit of what it was trained on.
 
     Returns:
-        float32 of shape (N, C).
+        Probabilities, or scores of shape (N, 1), in the same number type.
     """
+    if task == "regression":
+        if scale is not None:
+            # In 64 bits: the mean may be large beside the deviation.
+            logits_NC = (scale.mean + scale.std * logits_NC.double()).to(logits_NC.dtype)
+        return np.asarray(logits_NC.numpy())
     result = logits_NC.sigmoid() if task == "multi_label" else logits_NC.softmax(dim=-1)
     return np.asarray(result.numpy())
 

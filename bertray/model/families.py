@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from bertray.model.distance import FARTHEST_BUCKET, RelativeBias, Rotary
+from bertray.model.heads import linear_head
 from bertray.model.layer import Embeddings, Layer, MeanPooled, PreNormLayer, SelfAttention, joined
 
 
@@ -34,8 +35,9 @@ class Parts:
 
 
 def _bert(model: Any) -> Parts:
-    pooler = model.base_model.pooler
-    head = nn.Sequential(pooler.dense, pooler.activation, model.classifier)
+    if (head := linear_head(model)) is None:
+        pooler = model.base_model.pooler
+        head = nn.Sequential(pooler.dense, pooler.activation, model.classifier)
     return Parts(_embeddings(model), _bert_layers(model), head)
 
 
@@ -61,6 +63,8 @@ def _embeddings(model: Any, *, projection: nn.Linear | None = None) -> Embedding
 
 
 def _dense_head(model: Any, activation: nn.Module) -> nn.Module:
+    if (linear := linear_head(model)) is not None:
+        return linear
     head = model.classifier
     return nn.Sequential(head.dense, activation, head.out_proj)
 
@@ -126,7 +130,8 @@ def _distilbert(model: Any) -> Parts:
         )
         for layer in model.base_model.transformer.layer
     ]
-    head = nn.Sequential(model.pre_classifier, nn.ReLU(), model.classifier)
+    if (head := linear_head(model)) is None:
+        head = nn.Sequential(model.pre_classifier, nn.ReLU(), model.classifier)
     return Parts(_embeddings(model), layers, head)
 
 
@@ -153,7 +158,8 @@ def _albert(model: Any) -> Parts:
     per_group = config.num_hidden_layers / config.num_hidden_groups
     chosen = (groups[int(index / per_group)] for index in range(config.num_hidden_layers))
     layers: list[nn.Module] = list(chain.from_iterable(chosen))
-    head = nn.Sequential(base.pooler, base.pooler_activation, model.classifier)
+    if (head := linear_head(model)) is None:
+        head = nn.Sequential(base.pooler, base.pooler_activation, model.classifier)
     embeddings = _embeddings(model, projection=base.encoder.embedding_hidden_mapping_in)
     return Parts(embeddings, layers, head)
 

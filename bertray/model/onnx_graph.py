@@ -189,9 +189,12 @@ def _write(graph: _Graph, packed: Any) -> None:
     for layer in packed.layers[:-1]:
         x = _write_layer(graph, layer, x, bias)
     x = _write_layer(graph, packed.layers[-1], x, bias, first_only=True)
-    dense, activation, out = packed.head
-    x = graph.linear(graph.node("Squeeze", x, graph.numbers(1)), dense)
-    graph.linear(graph.plainly_activated(x, activation), out, name=OUTPUT)
+    x = graph.node("Squeeze", x, graph.numbers(1))
+    *below, out = packed.head
+    for part in below:
+        is_linear = isinstance(part, nn.Linear)
+        x = graph.linear(x, part) if is_linear else graph.plainly_activated(x, part)
+    graph.linear(x, out, name=OUTPUT)
 
 
 def _write_embeddings(graph: _Graph, embeddings: Any) -> str:

@@ -91,7 +91,7 @@ class Classifier:
                 f"model.path={settings.model}: digest {bundle.digest[:12]} on this node, "
                 f"{settings.model_digest[:12]} on the driver; put the model where all nodes see it"
             )
-        self._labels = bundle.labels
+        self._bundle = bundle
         self._engine = Engine(bundle, settings.engine, num_threads=settings.num_threads)
         # int8 is held against float32, and ONNX Runtime against torch, which it may well beat.
         dtype = "float32" if settings.engine.dtype == "int8" else settings.engine.dtype
@@ -132,7 +132,9 @@ class Classifier:
         scored = append_predictions(
             block.select(reading.passed(block.column_names)),
             predictions,
-            labels=self._labels,
+            labels=self._bundle.labels,
+            task=self._bundle.task,
+            thresholds=self._bundle.thresholds,
             prefix=reading.prefix,
         )
         notes = json.dumps(self._notes.take())

@@ -51,7 +51,8 @@ class Receipt:
         version: of the scored file, as a listing gives it; empty with a fault.
         num_rows: rows in it; 0 with a fault.
         status_counts: rows by prediction status.
-        label_counts: rows by predicted label.
+        label_counts: rows by predicted label; a row of several labels counts for each. None where
+            the model gives a number.
         stats: what the stages of this run did for it: seconds and counts by name.
         fault: why there is no scored file, or None.
         notes: warnings of the actor, for the driver to log.

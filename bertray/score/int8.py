@@ -43,8 +43,9 @@ def report_agreement(
     fine = agreement >= LEAST_AGREEMENT
     logger.log(
         logging.INFO if fine else logging.WARNING,
-        "int8 leaves %.1f%% of the labels of %d sampled rows, cut at %d tokens, as they are%s",
+        "int8 leaves %.1f%% of the %s of %d sampled rows, cut at %d tokens, as they are%s",
         100 * agreement,
+        "scores (but for a twentieth of their spread)" if bundle.task == "regression" else "labels",
         rows.num_rows,
         exact.max_length,
         "" if fine else "; model.dtype=float32 is exact",

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 from bertray import cluster, storage
 from bertray.config import ScoreConfig
-from bertray.errors import ClusterError, ModelError
+from bertray.errors import ClusterError
 from bertray.model.backend import Device
-from bertray.model.bundle import Bundle, load_model, open_bundle
+from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
 from bertray.model.settings import EngineSettings
 from bertray.score import contract as folder
 from bertray.score import manifest
@@ -96,14 +96,11 @@ def prepare(config: ScoreConfig) -> Job:
     source, output = config.input, config.output
     folder.check_place(output.path, source.path)
     bundle = open_bundle(config.model.path)
-    if bundle.task == "regression":
-        raise ModelError(
-            f"model.path={config.model.path}: a regression model has no labels to give"
-        )
+    check_pairs(bundle, source.text_pair, section="input")
     # Checks the settings too; on which device class they will be used is not known yet.
     settings_of(config, bundle, device="cuda" if config.pool.wants_gpus else "cpu")
     contract = folder.contract_of(config, bundle)
-    reading = Reading.of_job(config)
+    reading = Reading.of_job(config, bundle.task)
     standing = take_stock(source, output.path, contract.digests, check_schema=reading.check)
     if standing.pending:
         load_model(bundle)  # a head that does not fit is found here, not in every actor
@@ -188,6 +185,7 @@ def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Rece
         prefix=job.reading.prefix,
         keep_bad_rows=job.config.input.on_bad_row == "quarantine",
         attempts=None,
+        task=job.bundle.task,
     )
     empty = [split for split in splits if not split.num_rows]
     yield from sink.write_empty(empty, reading=job.reading, labels=job.bundle.labels)

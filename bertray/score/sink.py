@@ -17,7 +17,13 @@ import pyarrow.parquet as pq
 
 from bertray import __version__, storage
 from bertray.errors import DataError, StorageError
-from bertray.schema import append_predictions, no_predictions, scored_column_names
+from bertray.schema import (
+    Task,
+    append_predictions,
+    is_list,
+    no_predictions,
+    scored_column_names,
+)
 from bertray.score import commits
 from bertray.score.commits import Digests, Receipt, is_commit, read_footer
 from bertray.score.contract import raise_if_taken
@@ -51,6 +57,7 @@ class ShardSink:
         keep_bad_rows: write rows whose text the model could not classify; else nothing is
             written of their split.
         attempts: bounds how often a split may kill its worker; None outside of a cluster.
+        task: of the model, which says what the scored columns are.
     """
 
     output: str
@@ -59,6 +66,7 @@ class ShardSink:
     prefix: str
     keep_bad_rows: bool
     attempts: Attempts | None
+    task: Task = "single_label"
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Commit one block and give its receipt as a table of one row."""
@@ -81,7 +89,9 @@ class ShardSink:
             if fault_of(block) is None:
                 passed = block.select(reading.passed(block.column_names))
                 nothing = no_predictions(num_labels=len(labels))
-                block = append_predictions(passed, nothing, labels=labels, prefix=self.prefix)
+                block = append_predictions(
+                    passed, nothing, labels=labels, task=self.task, prefix=self.prefix
+                )
             return Receipt.from_table(self(block))
 
         return side_by_side(one, splits)
@@ -151,7 +161,7 @@ class ShardSink:
         raise_if_changed(split)
 
     def _receipt(self, block: pa.Table, split: Split) -> Receipt:
-        label, _, _, status = scored_column_names(self.prefix)
+        *_, status = scored_column_names(self.prefix, self.task)
         return Receipt(
             split_id=split.id,
             output=split.output,
@@ -160,8 +170,15 @@ class ShardSink:
             stats=stats_of(block),
             notes=json.loads((block.schema.metadata or {}).get(BLOCK_NOTES, b"[]")),
             status_counts=_count(block.column(status)),
-            label_counts=_count(block.column(label).drop_null()),
+            label_counts=self._label_counts(block),
         )
+
+    def _label_counts(self, block: pa.Table) -> dict[str, int]:
+        if self.task == "regression":
+            return {}
+        label, *_ = scored_column_names(self.prefix, self.task)
+        labels = block.column(label)
+        return _count((pc.list_flatten(labels) if is_list(labels.type) else labels).drop_null())
 
     def _footer(self, receipt: Receipt, split: Split) -> dict[bytes, bytes]:
         return {

@@ -17,7 +17,7 @@ from ray.data.datasource import ReadTask
 from bertray import storage
 from bertray.config import ScoreConfig
 from bertray.errors import DataError
-from bertray.schema import check_column, check_no_clash, check_text_column
+from bertray.schema import Task, check_column, check_no_clash, check_text_column
 from bertray.score.ceiling import ceiling
 from bertray.score.ledger import Attempts, TooManyDeathsError
 from bertray.score.plan import Split, one_line, raise_if_outage
@@ -45,6 +45,7 @@ class Reading:
         prefix: of the scored columns, which must not clash with those passed through.
         section: of the config that names the columns, for messages.
         max_bytes: decoded Arrow bytes that one split may take; None for no limit.
+        task: of the model, which says what the scored columns are.
     """
 
     text: str
@@ -53,10 +54,11 @@ class Reading:
     prefix: str
     section: str = "input"
     max_bytes: int | None = None
+    task: Task = "single_label"
 
     @classmethod
-    def of_job(cls, config: ScoreConfig) -> "Reading":
-        """What a scoring job reads."""
+    def of_job(cls, config: ScoreConfig, task: Task = "single_label") -> "Reading":
+        """What a scoring job reads; the task is the model's, as far as it is known."""
         source = config.input
         return cls(
             text=source.text,
@@ -64,6 +66,7 @@ class Reading:
             columns=source.columns,
             prefix=config.output.prefix,
             max_bytes=source.max_split_bytes,
+            task=task,
         )
 
     def check(self, schema: pa.Schema, where: str) -> None:
@@ -73,7 +76,8 @@ class Reading:
             check_text_column(schema, self.text_pair, where=where, key=f"{self.section}.text_pair")
         for column in self.columns or ():
             check_column(schema, column, where=where, key=f"{self.section}.columns")
-        check_no_clash(schema, self.passed(schema.names), where=where, prefix=self.prefix)
+        passed = self.passed(schema.names)
+        check_no_clash(schema, passed, where=where, prefix=self.prefix, task=self.task)
 
     def passed(self, names: Sequence[str]) -> list[str]:
         """The columns to pass through, in the shard's order."""

@@ -34,7 +34,8 @@ class Summary:
         pool: what this run's pipeline was made of; None if nothing was to do.
         seconds: wall clock of this run's pipeline, actors' start included; 0 if nothing was to do.
         status_counts: rows by prediction status.
-        label_counts: rows by predicted label.
+        label_counts: rows by predicted label; a row of several labels counts for each. None where
+            the model gives a number.
         quarantined: shards that are not in the output, each with ``shard`` and ``reason``.
         vanished: scored files of shards that are no longer in the input.
     """

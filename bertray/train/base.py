@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from bertray import storage
 from bertray.config import TrainModel
 from bertray.errors import ConfigError, ModelError
 from bertray.model.bundle import (
     LONGEST,
+    PROBLEM_TYPES,
     load_tokenizer,
     longest_input,
     num_positions,
@@ -20,6 +20,8 @@ from bertray.model.bundle import (
     read_config,
 )
 from bertray.model.cache import digest_of, fetch, fetch_same
+from bertray.model.heads import Head, load_classifier, set_dropout
+from bertray.schema import Task
 from bertray.text.long import TRUNCATE, LongText, check_long_text
 
 KEY = "model.base"
@@ -35,6 +37,8 @@ class Base:
         max_length: tokens a row is cut to.
         pad_token_id: fills shorter rows; masked, so its value changes nothing.
         long_text: what becomes of longer texts.
+        head: what comes on top of the encoder.
+        classifier_dropout: share of its inputs that dropout zeroes; None as the model has it.
     """
 
     source: str
@@ -42,6 +46,8 @@ class Base:
     max_length: int
     pad_token_id: int
     long_text: LongText = TRUNCATE
+    head: Head = "family"
+    classifier_dropout: float | None = None
 
 
 def open_base(model: TrainModel, long_text: LongText = TRUNCATE) -> Base:
@@ -74,6 +80,8 @@ def open_base(model: TrainModel, long_text: LongText = TRUNCATE) -> Base:
         max_length=max_length,
         pad_token_id=tokenizer.pad_token_id or 0,
         long_text=long_text,
+        head=model.head,
+        classifier_dropout=model.classifier_dropout,
     )
 
 
@@ -86,28 +94,30 @@ def folder_of(base: Base) -> Path:
     return fetch_same(base.source, base.digest, key=KEY)
 
 
-def load_base(base: Base, *, labels: Sequence[str], seed: int) -> PreTrainedModel:
+def load_base(
+    base: Base, *, labels: Sequence[str], seed: int, task: Task = "single_label"
+) -> PreTrainedModel:
     """The encoder with a head for ``labels``, on the CPU in float32; ``seed`` fills the head.
 
     A head that the base brings along is kept if it has as many labels, else replaced.
 
     Raises:
         ModelError: the family has no classifier, or encoder weights are missing.
+        ConfigError: it has no linear head.
     """
     folder = folder_of(base)
     torch.manual_seed(seed)
     names = dict(enumerate(labels))
     with quiet():
         try:
-            model, report = AutoModelForSequenceClassification.from_pretrained(
+            model, report = load_classifier(
                 folder,
+                head=base.head,
                 id2label=names,
                 label2id={label: index for index, label in names.items()},
-                problem_type="single_label_classification",
+                problem_type=PROBLEM_TYPES[task],
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                use_safetensors=True,
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
@@ -127,13 +137,17 @@ def load_base(base: Base, *, labels: Sequence[str], seed: int) -> PreTrainedMode
             f"{KEY}={base.source}: the weights lack {', '.join(missing[:4])}"
             f"{' and more' if len(missing) > 4 else ''}; take a folder that holds the whole encoder"
         )
-    return cast(PreTrainedModel, model)
+    return _with_dropout(model, base)
 
 
-def load_checkpoint(folder: Path) -> PreTrainedModel:
-    """A model that training itself saved, on the CPU in float32."""
+def load_checkpoint(folder: Path, base: Base) -> PreTrainedModel:
+    """A model that training itself saved of ``base``, on the CPU in float32."""
     with quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True
-        )
-    return cast(PreTrainedModel, model)
+        model, _ = load_classifier(folder, head=base.head, dtype=torch.float32)
+    return _with_dropout(model, base)
+
+
+def _with_dropout(model: PreTrainedModel, base: Base) -> PreTrainedModel:
+    if base.classifier_dropout is not None:
+        set_dropout(model, base.classifier_dropout)
+    return model

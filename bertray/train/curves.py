@@ -37,7 +37,9 @@ def draw_curves(
     top.plot(ends, validation, color="tab:orange", marker="o", label="validation")
     top.set_ylabel("loss")
     top.legend()
-    for name in sorted({"accuracy", "macro_f1", metric} - {"loss"}):
+    shares = {name for name in epochs[0].metrics if HIGHER_IS_BETTER[name]}
+    shown = shares | {metric} if HIGHER_IS_BETTER[metric] or metric == "loss" else {metric}
+    for name in sorted(shown - {"loss"}):
         middle.plot(ends, [epoch.metrics[name] for epoch in epochs], marker="o", label=name)
     middle.set_ylabel("validation")
     middle.legend()

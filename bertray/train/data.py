@@ -1,4 +1,4 @@
-"""Texts to what the workers train on: token ids and label ids, one row an example.
+"""Texts to what the workers train on: token ids and targets, one row an example.
 
 The cluster reads the shards and tokenizes them through Ray Data, each piece by itself, in any
 order; the result is put in row-id order, so that it does not depend on who did what.
@@ -66,7 +66,7 @@ def encode(
     Raises:
         DataError: no training row, or no validation row, has a text.
     """
-    num_rows = len(labelled.label_ids)
+    num_rows = len(labelled.targets)
     wanted = len(labelled.pieces)
     if augmenter is None and teacher is None:
         wanted = min(-(-num_rows // ROWS_PER_TOKENIZER), wanted)
@@ -93,7 +93,7 @@ def encode(
     if not tables:
         raise _no_text("data.train", data)
     table = pa.concat_tables(tables)
-    examples = in_row_order(table, labelled.label_ids)
+    examples = in_row_order(table, labelled.targets)
     numbers = table.column("copy").to_numpy()[table.column("window").to_numpy() == 0]
     if num_dropped := num_rows - int((numbers == 0).sum()):
         logger.warning("rows without text are left out num_rows=%d of=%d", num_dropped, num_rows)
@@ -136,7 +136,7 @@ def tokenize(
 def pieces_to_read(labelled: Labelled, augmenter: Augmenter | None) -> Iterator[dict[str, Any]]:
     """What Ray Data hands out: each piece, with the row ids in there that are to have copies."""
     chosen = np.zeros(0, np.int64) if augmenter is None else choose_rows(labelled, augmenter)
-    starts = [*(piece.first_row for piece in labelled.pieces), len(labelled.label_ids)]
+    starts = [*(piece.first_row for piece in labelled.pieces), len(labelled.targets)]
     bounds = np.searchsorted(chosen, starts)
     for place, piece in enumerate(labelled.pieces):
         rows = chosen[bounds[place] : bounds[place + 1]]
@@ -206,7 +206,7 @@ def _as_table(
     return pa.table(arrays)
 
 
-def in_row_order(table: pa.Table, label_ids: np.ndarray) -> Examples:
+def in_row_order(table: pa.Table, targets: np.ndarray) -> Examples:
     """Blocks come in any order: Ray Data streams, and cuts what is large. Copies come after."""
     row_of, copy, window = (table.column(name).to_numpy() for name in ("row_id", "copy", "window"))
     order = np.lexsort((window, copy, row_of))
@@ -227,7 +227,7 @@ def in_row_order(table: pa.Table, label_ids: np.ndarray) -> Examples:
     row_ids = row_of[order[firsts]]
     return Examples(
         encoded=take(encoded, order),
-        label_ids=label_ids[row_ids],
+        targets=targets[row_ids],
         row_ids=row_ids,
         windows=None if len(firsts) == len(order) else np.append(firsts, len(order)),
         teacher_logits=teacher,

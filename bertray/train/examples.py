@@ -14,7 +14,7 @@ class Examples:
     Attributes:
         encoded: their token ids, a sequence a row; of rows read in windows a sequence a window,
             those of a row one after the other.
-        label_ids: int64 of shape (N,).
+        targets: as `Labelled` has them.
         row_ids: int64 of shape (N,).
         windows: int64 of shape (N + 1,); row i is the sequences from ``windows[i]`` up to
             ``windows[i + 1]``. None where each row is one.
@@ -22,7 +22,7 @@ class Examples:
     """
 
     encoded: Encoded
-    label_ids: np.ndarray
+    targets: np.ndarray
     row_ids: np.ndarray
     windows: np.ndarray | None = None
     teacher_logits: np.ndarray | None = None
@@ -56,7 +56,7 @@ def select(examples: Examples, rows: np.ndarray) -> Examples:
     teacher = examples.teacher_logits
     return Examples(
         encoded=take(examples.encoded, examples.sequences_of(rows)),
-        label_ids=examples.label_ids[rows],
+        targets=examples.targets[rows],
         row_ids=examples.row_ids[rows],
         windows=windows,
         teacher_logits=teacher[rows] if teacher is not None else None,

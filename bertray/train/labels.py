@@ -10,19 +10,25 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from sklearn.model_selection import train_test_split
 
 from bertray import storage
 from bertray.config import TrainData
 from bertray.errors import DataError, SchemaError
-from bertray.schema import check_label_column, check_text_column
+from bertray.schema import Scale, Task, check_column, check_label_column, check_text_column
 from bertray.storage import FileInfo
+from bertray.train.targets import (
+    hold_out,
+    normalized,
+    num_missing,
+    scale_of,
+    task_of,
+    to_targets,
+)
 
 SUFFIX = ".parquet"
 SHARDS_AT_ONCE = 16  # reading a column from S3 is waiting above all
@@ -55,14 +61,19 @@ class Labelled:
     Attributes:
         pieces: in row-id order; together they hold each row once.
         labels: label names in label-id order.
-        label_ids: int64 of shape (rows,), by row id.
+        targets: by row id; int64 label ids of shape (rows,), where rows have several labels bool of
+            shape (rows, labels), numbers to be learnt as such float64 of shape (rows,).
         is_validation: bool of shape (rows,), by row id.
+        task: what is learnt.
+        scale: of numbers that are learnt as such, those to train on.
     """
 
     pieces: tuple[Piece, ...]
     labels: tuple[str, ...]
-    label_ids: np.ndarray
+    targets: np.ndarray
     is_validation: np.ndarray
+    task: Task
+    scale: Scale | None
 
 
 @dataclass(frozen=True)
@@ -86,9 +97,10 @@ class Shards:
 
 @dataclass(frozen=True)
 class _Labels:
-    """One shard's labels, as string or int64, and its row groups' rows."""
+    """One shard's labels, `normalized`, and its row groups' rows."""
 
     uri: str
+    task: Task
     values: pa.ChunkedArray
     row_group_rows: list[int]
 
@@ -106,18 +118,26 @@ def list_shards(data: TrainData) -> Shards:
     )
 
 
-def read_labels(shards: Shards, data: TrainData, *, seed: int) -> Labelled:
+def read_labels(
+    shards: Shards, data: TrainData, *, seed: int, task: Task | Literal["auto"] = "auto"
+) -> Labelled:
     """Check every shard and read its labels. Needs no cluster.
 
     Without ``data.validation`` a seeded, stratified share of the training rows is held out.
 
+    Args:
+        shards: from `list_shards`.
+        data: the config's section.
+        seed: of the split.
+        task: what is to be learnt; as the label column's type has it by default.
+
     Raises:
         SchemaError: a column is missing or of the wrong type.
-        DataError: a shard cannot be read, labels are null, fewer than two, or unknown in training.
+        DataError: a shard cannot be read, labels are null, too few, or unknown in training.
     """
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
         training, validation = (
-            list(threads.map(lambda shard: _read_shard(shard[0], data), part))
+            list(threads.map(lambda shard: _read_shard(shard[0], data, task), part))
             for part in (shards.training, shards.validation)
         )
     _check_one_kind([*training, *validation], column=data.label)
@@ -126,38 +146,26 @@ def read_labels(shards: Shards, data: TrainData, *, seed: int) -> Labelled:
         pa.chunked_array([chunk for labels in part for chunk in labels.values.chunks], kind)
         for part in (training, validation)
     )
-    # Integers by number, strings by code point: the same on every machine.
-    known = sorted(pc.unique(train_labels).to_pylist())
-    if len(known) < 2:
-        found = f"only the label {str(known[0])!r}" if known else "no rows"
-        raise DataError(
-            f"data.train={data.train}: column {data.label!r} holds {found}, a classifier needs at "
-            "least two labels; set data.label to the column to be learnt, or add rows"
-        )
-    unknown = sorted(set(pc.unique(val_labels).to_pylist()) - set(known))
-    if unknown:
-        raise DataError(
-            f"data.validation={data.validation}: labels that no training row has: "
-            f"{_some(unknown)}; add such rows to data.train, or take these out"
-        )
-    ids = [
-        pc.index_in(column, value_set=pa.array(known, kind)).to_numpy().astype(np.int64)
-        for column in (train_labels, val_labels)
-    ]
+    task, scale = training[0].task, None
+    labels, *targets = to_targets(train_labels, val_labels, data)
     if data.validation is None:
-        is_validation = _hold_out(ids[0], data, seed=seed)
-    elif len(ids[1]):
-        is_validation = np.repeat([False, True], [len(ids[0]), len(ids[1])])
+        is_validation = hold_out(targets[0], data, task=task, seed=seed)
+    elif len(targets[1]):
+        is_validation = np.repeat([False, True], [len(targets[0]), len(targets[1])])
     else:
         raise DataError(
             f"data.validation={data.validation}: no rows; "
             "name a place with rows, or leave the key out to hold out a share of data.train"
         )
+    if task == "regression":
+        scale = scale_of(np.concatenate(targets)[~is_validation], data)
     return Labelled(
         pieces=tuple(_pieces([*training, *validation])),
-        labels=tuple(str(label) for label in known),
-        label_ids=np.concatenate(ids),
+        labels=labels,
+        targets=np.concatenate(targets),
         is_validation=is_validation,
+        task=task,
+        scale=scale,
     )
 
 
@@ -174,7 +182,7 @@ def _listed(uri: str, *, key: str) -> tuple[tuple[str, FileInfo], ...]:
     return tuple((storage.join(root, file.path), file) for file in files)
 
 
-def _read_shard(uri: str, data: TrainData) -> _Labels:
+def _read_shard(uri: str, data: TrainData, wanted: Task | Literal["auto"]) -> _Labels:
     try:
         with storage.open_input(uri) as source:
             shard = pq.ParquetFile(source, page_checksum_verification=True)
@@ -182,24 +190,23 @@ def _read_shard(uri: str, data: TrainData) -> _Labels:
             check_text_column(schema, data.text, where=uri, key="data.text")
             if data.text_pair is not None:
                 check_text_column(schema, data.text_pair, where=uri, key="data.text_pair")
-            check_label_column(schema, data.label, where=uri, key="data.label")
-            is_integer = pa.types.is_integer(schema.field(data.label).type)
-            kind = pa.int64() if is_integer else pa.string()
-            labels = shard.read(columns=[data.label], use_threads=False).column(0).cast(kind)
+            check_column(schema, data.label, where=uri, key="data.label")
+            task = task_of(wanted, schema.field(data.label).type)
+            check_label_column(schema, data.label, where=uri, key="data.label", task=task)
+            column = shard.read(columns=[data.label], use_threads=False).column(0)
+            labels = normalized(column, task)
             footer = shard.metadata
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{uri}: cannot be read: {error}; write it anew or take it away") from error
-    num_missing = labels.null_count
-    if pa.types.is_string(kind):
-        num_missing += pc.sum(pc.equal(pc.utf8_trim_whitespace(labels), "")).as_py() or 0
-    if num_missing:
+    if missing := num_missing(labels):
+        or_what = "not finite" if task == "regression" else "blank"
         raise DataError(
-            f"{uri}: column {data.label!r} is null or blank in {num_missing} of "
+            f"{uri}: column {data.label!r} is null or {or_what} in {missing} of "
             f"{len(labels)} rows; label them or take them out, or set data.label to another "
             "column"
         )
     rows = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
-    return _Labels(uri, labels, rows)
+    return _Labels(uri, task, labels, rows)
 
 
 def _check_one_kind(shards: Sequence[_Labels], *, column: str) -> None:
@@ -210,26 +217,6 @@ def _check_one_kind(shards: Sequence[_Labels], *, column: str) -> None:
                 f"column {column!r} is {first.values.type} in {first.uri}, {shard.values.type} in "
                 f"{shard.uri}; write both as the same type"
             )
-
-
-def _hold_out(label_ids: np.ndarray, data: TrainData, *, seed: int) -> np.ndarray:
-    """True for the rows to validate on. A label's only row stays in training."""
-    counts = np.bincount(label_ids)
-    rows = np.flatnonzero(counts[label_ids] > 1)
-    num_labels = int((counts > 1).sum())
-    num_held = max(round(data.validation_fraction * len(rows)), num_labels)
-    if not len(rows) or len(rows) - num_held < num_labels:
-        raise DataError(
-            f"data.train={data.train}: {len(label_ids)} rows are too few to hold out "
-            f"data.validation_fraction={data.validation_fraction:g} of each label; "
-            "add rows, or set data.validation"
-        )
-    _, held = train_test_split(
-        rows, test_size=num_held, stratify=label_ids[rows], random_state=seed
-    )
-    is_validation = np.zeros(len(label_ids), bool)
-    is_validation[held] = True
-    return is_validation
 
 
 def _pieces(shards: Sequence[_Labels]) -> Iterator[Piece]:
@@ -244,8 +231,3 @@ def _pieces(shards: Sequence[_Labels]) -> Iterator[Piece]:
                 row_in_shard += num_rows
                 start, num_rows = index, 0
             num_rows += rows
-
-
-def _some(values: Sequence[Any]) -> str:
-    shown = ", ".join(repr(str(value)) for value in values[:5])
-    return f"{shown} and {len(values) - 5} more" if len(values) > 5 else shown

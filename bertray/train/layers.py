@@ -3,17 +3,25 @@
 from torch import nn
 from transformers import PreTrainedModel
 
+from bertray.config import Training
 from bertray.errors import ConfigError
 
 EMBEDDINGS = ("embeddings", "embeddings_project")  # the second where ELECTRA's are narrower
 
 
-def freeze(model: PreTrainedModel, *, num_layers: int) -> None:
-    """Let the embeddings and the first layers keep their weights.
+def freeze(model: PreTrainedModel, *, num_layers: int | None) -> None:
+    """Let the embeddings and the first layers keep their weights, and no others.
+
+    Args:
+        model: the classifier.
+        num_layers: 0 for the embeddings alone, None to train all.
 
     Raises:
         ConfigError: the model has fewer layers, or shares one among all of them as ALBERT does.
     """
+    model.requires_grad_(True)
+    if num_layers is None:
+        return
     layers = encoder_layers(model)
     if num_layers > len(layers):
         raise ConfigError(
@@ -21,6 +29,15 @@ def freeze(model: PreTrainedModel, *, num_layers: int) -> None:
         )
     for module in (*embeddings(model), *layers[:num_layers]):
         module.requires_grad_(False)
+
+
+def num_frozen(training: Training, *, epoch: int, num_layers: int) -> int | None:
+    """What `freeze` is to be told in an epoch, counted from 0, of a model of so many layers."""
+    kept = training.freeze_layers
+    if training.unfreeze_layers is None:
+        return kept
+    left = num_layers - epoch * training.unfreeze_layers
+    return kept if left < 0 else max(left, kept or 0)
 
 
 def depths(model: PreTrainedModel) -> dict[nn.Parameter, int]:
@@ -49,8 +66,8 @@ def encoder_layers(model: PreTrainedModel) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise ConfigError(
-        f"training.freeze_layers, optim.layer_decay: {model.config.model_type} has no {count} "
-        "layers of their own; leave these settings out"
+        "training.freeze_layers, training.unfreeze_layers, optim.layer_decay: "
+        f"{model.config.model_type} has no {count} layers of their own; leave these settings out"
     )
 
 

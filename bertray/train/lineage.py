@@ -39,11 +39,13 @@ def lineage_of(
     """
     settings: dict[str, Any] = {
         "model.max_length": base.max_length,
+        "model.head": base.head,
+        "model.classifier_dropout": base.classifier_dropout,
         **_flat("text", config.text.model_dump()),
         **_flat("data", config.data.model_dump(exclude={"train", "validation"})),
         **_flat("optim", config.optim.model_dump()),
-        **_flat("training", config.training.model_dump()),
-        "scaling.num_workers": config.scaling.num_workers,
+        **_flat("training", config.training.model_dump(exclude={"checkpoint_steps"})),
+        "scaling.num_workers": config.scaling.max_workers,
     }
     if augmenter is not None:
         places = {"wordnet", "masked_model", "translation_models"}

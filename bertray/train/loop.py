@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.train
@@ -19,17 +19,19 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from bertray.config import Optim, Training
-from bertray.evaluate.metrics import HIGHER_IS_BETTER, classification_metrics
+from bertray.evaluate.metrics import HIGHER_IS_BETTER
 from bertray.model.bundle import quiet
+from bertray.schema import Scale, Task
 from bertray.train.base import Base, load_base, load_checkpoint
 from bertray.train.examples import Examples
 from bertray.train.labels import Piece
-from bertray.train.layers import freeze
+from bertray.train.layers import freeze, num_frozen
 from bertray.train.loss import Loss
+from bertray.train.measure import measure
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import num_steps_per_epoch, plan_epoch
 from bertray.train.precision import Precision
-from bertray.train.steps import NonFiniteLossError, Step, predict, seed_epoch, train_steps
+from bertray.train.steps import NonFiniteLossError, Step, predict, train_steps
 
 STATE = "training_state.pt"
 STEPS = "steps.jsonl"
@@ -47,6 +49,7 @@ class Epoch:
         num_rows: trained on.
         num_tokens: likewise, padding not counted.
         seconds: of the steps, validation not counted.
+        thresholds: of independent labels, as the validation rows have them best.
     """
 
     epoch: int
@@ -55,6 +58,7 @@ class Epoch:
     num_rows: int
     num_tokens: int
     seconds: float
+    thresholds: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,25 +67,38 @@ class WorkerJob:
 
     Attributes:
         base: the model to start from.
+        task: what is learnt.
+        scale: of numbers that are learnt as such.
         labels: label names in label-id order.
+        metric: that picks an epoch.
         optim: the config's section.
         training: likewise.
         loss: what the steps minimise.
         pieces: to name a row by its shard.
         num_threads: torch threads on CPU; None for the node's cores shared out.
+        max_workers: as many as there are at most.
         examples: an object of the pair of training and validation `Examples`.
         events: rank 0 puts a `Step` or an `Epoch` in there from time to time.
     """
 
     base: Base
+    task: Task
+    scale: Scale | None
     labels: tuple[str, ...]
+    metric: str
     optim: Optim
     training: Training
     loss: Loss
     pieces: tuple[Piece, ...]
     num_threads: int | None
+    max_workers: int
     examples: "ray.ObjectRef[tuple[Examples, Examples]]"
     events: Queue
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows of a step, however many workers share them."""
+        return self.training.per_device_batch_size * self.max_workers
 
 
 def train_worker(config: dict[str, Any]) -> str | None:
@@ -92,138 +109,196 @@ def train_worker(config: dict[str, Any]) -> str | None:
     """
     logging.getLogger("ray.train").setLevel(logging.ERROR)  # it tells every report at length
     try:
-        _train(config["job"])
+        _Worker(config["job"]).run()
     except NonFiniteLossError as error:
         return str(error)
     return None
 
 
-def _train(job: WorkerJob) -> None:
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    if ray.train.torch.get_device().type == "cpu":
-        torch.set_num_threads(job.num_threads or _threads_each(context.get_local_world_size()))
-    optim, training = job.optim, job.training
-    train, validation = ray.get(job.examples)
-    global_batch_size = training.per_device_batch_size * world_size
-    steps_per_epoch = num_steps_per_epoch(len(train), global_batch_size=global_batch_size)
-    num_steps = steps_per_epoch * training.num_epochs
+class _Worker:
+    """One rank's part of the training, from where the latest checkpoint left it."""
 
-    checkpoint = ray.train.get_checkpoint()
-    with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
-        bare = (
-            load_checkpoint(Path(folder))
-            if folder
-            else load_base(job.base, labels=job.labels, seed=training.seed)
+    def __init__(self, job: WorkerJob) -> None:
+        self.job = job
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        device = ray.train.torch.get_device()
+        if device.type == "cpu":
+            num_local = context.get_local_world_size()
+            torch.set_num_threads(job.num_threads or _threads_each(num_local))
+        self.train, self.validation = ray.get(job.examples)
+        self.steps_per_epoch = num_steps_per_epoch(
+            len(self.train), global_batch_size=job.global_batch_size
         )
-        if training.freeze_layers is not None:
-            freeze(bare, num_layers=training.freeze_layers)
+        self.num_steps = self.steps_per_epoch * job.training.num_epochs
+        checkpoint = ray.train.get_checkpoint()
+        with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
+            self._load(Path(folder) if folder else None, device)
+        self.model: torch.nn.Module | None = None
+
+    def _load(self, folder: Path | None, device: torch.device) -> None:
+        job, training = self.job, self.job.training
+        if folder is None:
+            bare = load_base(job.base, labels=job.labels, seed=training.seed, task=job.task)
+        else:
+            bare = load_checkpoint(folder, job.base)
         if training.gradient_checkpointing:
             # The other way of torch to do it breaks DDP.
             bare.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
                 {"use_reentrant": False}
             )
-        model = ray.train.torch.prepare_model(
-            bare, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
-        )
-        optimizer = make_optimizer(bare, optim)
-        schedule = make_schedule(optimizer, optim, num_steps=num_steps)
-        precision = Precision(training.precision, ray.train.torch.get_device())
-        history = load_state(Path(folder), optimizer, schedule, precision) if folder else []
-        log = read_steps((Path(folder) / STEPS).read_text()) if folder else []
+        freeze(bare, num_layers=training.freeze_layers)
+        self.bare = bare.to(device)  # type: ignore[arg-type]  # as torch has it
+        self.optimizer = make_optimizer(bare, job.optim)
+        self.schedule = make_schedule(self.optimizer, job.optim, num_steps=self.num_steps)
+        self.precision = Precision(training.precision, device)
+        self.history: list[Epoch] = []
+        self.log: list[Step] = []  # of all epochs, the one under way included
+        self.seconds = 0.0  # of the steps of the epoch under way
+        if folder is not None:
+            self.history, self.seconds = load_state(
+                folder, self.optimizer, self.schedule, self.precision
+            )
+            self.log = read_steps((folder / STEPS).read_text())
 
-    for epoch in range(len(history), training.num_epochs):
-        if is_stuck(history, training):  # every rank has the same metrics
-            break
-        seed_epoch(training.seed, epoch=epoch, rank=rank)
+    def run(self) -> None:
+        """Train to the last epoch, or until no better one is to be hoped for."""
+        training = self.job.training
+        for epoch in range(len(self.history), training.num_epochs):
+            # Every rank has the same metrics.
+            if is_stuck(self.history, training, metric=self.job.metric):
+                break
+            if self.model is None or training.unfreeze_layers is not None:
+                self._wrap(epoch)
+            self._take_steps(epoch)
+            self._validate()
+            self._checkpoint()
+            if self.rank == 0:
+                self.job.events.put(self.history[-1])
+
+    def _wrap(self, epoch: int) -> None:
+        """DDP waits for the gradients of what is trained when it is made."""
+        self.model = None
+        num_layers = self.bare.config.num_hidden_layers
+        frozen = num_frozen(self.job.training, epoch=epoch, num_layers=num_layers)
+        freeze(self.bare, num_layers=frozen)
+        self.model = ray.train.torch.prepare_model(
+            self.bare, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
+        )
+
+    def _take_steps(self, epoch: int) -> None:
+        job, training, log = self.job, self.job.training, self.log
         plan = plan_epoch(
-            train.lengths,
-            global_batch_size=global_batch_size,
+            self.train.lengths,
+            global_batch_size=job.global_batch_size,
             seed=training.seed,
             epoch=epoch,
         )
-        start = time.perf_counter()
         steps = train_steps(
-            model,
-            optimizer,
-            schedule,
-            train,
-            plan=plan,
-            steps_done=epoch * steps_per_epoch,
-            num_steps=num_steps,
-            max_grad_norm=optim.max_grad_norm,
+            cast(torch.nn.Module, self.model),
+            self.optimizer,
+            self.schedule,
+            self.train,
+            plan=plan[len(log) - epoch * self.steps_per_epoch :],
+            steps_done=len(log),
+            num_steps=self.num_steps,
+            seed=training.seed,
+            max_grad_norm=job.optim.max_grad_norm,
             pad_token_id=job.base.pad_token_id,
-            rank=rank,
-            world_size=world_size,
-            precision=precision,
+            rank=self.rank,
+            world_size=self.world_size,
+            precision=self.precision,
             loss=job.loss,
             aggregate=job.base.long_text.aggregate,
-            accumulation_steps=training.accumulation_steps,
+            # Fewer workers than there may be take more passes each, of no more rows.
+            accumulation_steps=training.accumulation_steps * -(-job.max_workers // self.world_size),
             pieces=job.pieces,
         )
-        taken = list(_announced(steps, job.events) if rank == 0 else steps)
-        log += taken
-        seconds = time.perf_counter() - start
-        probabilities = predict(
-            model,
-            validation.encoded,
-            num_windows=validation.num_windows,
+        start = time.perf_counter()
+        for step in _announced(steps, job.events) if self.rank == 0 else steps:
+            log.append(step)
+            is_last = len(log) == (epoch + 1) * self.steps_per_epoch
+            is_due = training.checkpoint_steps and len(log) % training.checkpoint_steps == 0
+            if is_due and not is_last:
+                self.seconds += time.perf_counter() - start
+                self._checkpoint()
+                start = time.perf_counter()
+        self.seconds += time.perf_counter() - start
+
+    def _validate(self) -> None:
+        """End the epoch: measure the model, and add to the history."""
+        job, epoch = self.job, len(self.history)
+        predictions = predict(
+            cast(torch.nn.Module, self.model),
+            self.validation.encoded,
+            num_windows=self.validation.num_windows,
             aggregate=job.base.long_text.aggregate,
-            precision=precision,
+            precision=self.precision,
             num_labels=len(job.labels),
-            max_tokens=training.per_device_batch_size * job.base.max_length,
+            max_tokens=job.training.per_device_batch_size * job.base.max_length,
             pad_token_id=job.base.pad_token_id,
-            rank=rank,
-            world_size=world_size,
+            rank=self.rank,
+            world_size=self.world_size,
+            task=job.task,
+            scale=job.scale,
         )
+        metrics, thresholds = measure(
+            predictions, self.validation.targets, task=job.task, scale=job.scale
+        )
+        taken = self.log[epoch * self.steps_per_epoch :]
         num_rows = sum(step.num_rows for step in taken)
-        history.append(
+        self.history.append(
             Epoch(
                 epoch=epoch + 1,
                 train_loss=sum(step.loss * step.num_rows for step in taken) / num_rows,
-                metrics=classification_metrics(probabilities, validation.label_ids),
+                metrics=metrics,
                 num_rows=num_rows,
                 num_tokens=sum(step.num_tokens for step in taken),
-                seconds=seconds,
+                seconds=self.seconds,
+                thresholds=thresholds,
             )
         )
-        if rank == 0:
-            _report(history, log, bare, optimizer, schedule, precision=precision)
-            job.events.put(history[-1])
-        else:
+        self.seconds = 0.0
+
+    def _checkpoint(self) -> None:
+        """Hand Ray Train a checkpoint; after an epoch, the metric it is kept by with it.
+
+        One from within an epoch has none, and Ray keeps that only as the latest.
+        """
+        if self.rank != 0:
             ray.train.report({})
+            return
+        is_within = len(self.log) > len(self.history) * self.steps_per_epoch
+        metrics: dict[str, Any] = {} if is_within else dict(self.history[-1].metrics)
+        metrics["history"] = [asdict(epoch) for epoch in self.history]
+        # Named by the step, so that an attempt cut off before leaves nothing of its own behind.
+        step = f"-step-{len(self.log):06d}" if is_within else ""
+        with tempfile.TemporaryDirectory() as folder:
+            save_state(
+                Path(folder),
+                self.history,
+                self.bare,
+                self.optimizer,
+                self.schedule,
+                precision=self.precision,
+                seconds=self.seconds,
+            )
+            (Path(folder) / STEPS).write_text(write_steps(self.log), encoding="utf-8")
+            ray.train.report(
+                metrics,
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+                checkpoint_dir_name=f"epoch-{len(self.history):03d}{step}",
+            )
 
 
-def is_stuck(history: Sequence[Epoch], training: Training) -> bool:
+def is_stuck(history: Sequence[Epoch], training: Training, *, metric: str) -> bool:
     """Whether the last epochs, as many as one is patient with, brought no better metric."""
     patience = training.early_stopping_patience
     if patience is None or not history:
         return False
-    sign = 1 if HIGHER_IS_BETTER[training.metric] else -1
-    values = [sign * epoch.metrics[training.metric] for epoch in history]
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    values = [sign * epoch.metrics[metric] for epoch in history]
     return len(values) - 1 - values.index(max(values)) >= patience
-
-
-def _report(
-    history: list[Epoch],
-    log: list[Step],
-    model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    schedule: LRScheduler,
-    *,
-    precision: Precision,
-) -> None:
-    """Hand Ray Train a checkpoint of the epoch; the metrics it is kept by stand at the top."""
-    metrics = {**history[-1].metrics, "history": [asdict(epoch) for epoch in history]}
-    with tempfile.TemporaryDirectory() as folder:
-        save_state(Path(folder), history, model, optimizer, schedule, precision=precision)
-        (Path(folder) / STEPS).write_text(write_steps(log), encoding="utf-8")
-        # Named by the epoch, so that an attempt cut off before leaves nothing of its own behind.
-        ray.train.report(
-            metrics,
-            checkpoint=ray.train.Checkpoint.from_directory(folder),
-            checkpoint_dir_name=f"epoch-{len(history):03d}",
-        )
 
 
 def save_state(
@@ -234,12 +309,17 @@ def save_state(
     schedule: LRScheduler,
     *,
     precision: Precision,
+    seconds: float = 0.0,
 ) -> None:
-    """Write the model as Hugging Face does, and beside it what else a resumed training needs."""
+    """Write the model as Hugging Face does, and beside it what else a resumed training needs.
+
+    Dropout needs nothing: each step seeds it.
+    """
     with quiet():
         model.save_pretrained(folder)
     state = {
         "history": [asdict(epoch) for epoch in history],
+        "seconds": seconds,
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "precision": precision.state_dict(),
@@ -252,13 +332,17 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     schedule: LRScheduler,
     precision: Precision,
-) -> list[Epoch]:
-    """Put all but the model back to where `save_state` found it; gives the epochs done."""
+) -> tuple[list[Epoch], float]:
+    """Put all but the model back to where `save_state` found it.
+
+    Returns:
+        The epochs done, and the seconds that steps of the next one have taken already.
+    """
     state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     precision.load_state_dict(state["precision"])
-    return [Epoch(**epoch) for epoch in state["history"]]
+    return [Epoch(**epoch) for epoch in state["history"]], state["seconds"]
 
 
 def write_steps(steps: Sequence[Step]) -> str:

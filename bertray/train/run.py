@@ -56,9 +56,10 @@ from bertray.train.base import Base, folder_of, load_base, load_checkpoint, open
 from bertray.train.curves import draw_curves
 from bertray.train.data import encode
 from bertray.train.labels import Labelled, list_shards, read_labels
-from bertray.train.layers import freeze
+from bertray.train.layers import freeze, num_frozen
 from bertray.train.loop import Epoch, WorkerJob, train_worker
 from bertray.train.loss import make_loss
+from bertray.train.measure import metric_of
 from bertray.train.optim import parameter_groups
 from bertray.train.steps import Step
 from bertray.train.teacher import KEY as TEACHER
@@ -134,12 +135,13 @@ class TrainSummary:
 
 @dataclass(frozen=True)
 class Job:
-    """A training whose inputs have been checked."""
+    """A training whose inputs have been checked; the metric is the one that picks an epoch."""
 
     config: TrainConfig
     base: Base
     lineage: dict[str, str]
     labelled: Labelled
+    metric: str
     augmenter: Augmenter | None
     teacher: Bundle | None
 
@@ -151,7 +153,9 @@ class Job:
         """
         if self.teacher is None:
             return None
-        return make_teacher(self.teacher, labels=self.labelled.labels, device=device)
+        return make_teacher(
+            self.teacher, task=self.labelled.task, labels=self.labelled.labels, device=device
+        )
 
     @property
     def max_copies(self) -> int:
@@ -179,7 +183,7 @@ def train(
     held = int(job.labelled.is_validation.sum())
     on_progress(
         Start(
-            num_rows=len(job.labelled.label_ids) - held,
+            num_rows=len(job.labelled.targets) - held,
             num_validation_rows=held,
             max_copies=job.max_copies,
             labels=job.labelled.labels,
@@ -205,17 +209,23 @@ def train(
     events = Queue(actor_options={"num_cpus": 0})
     worker_job = WorkerJob(
         base=job.base,
+        task=job.labelled.task,
+        scale=job.labelled.scale,
         labels=job.labelled.labels,
+        metric=job.metric,
         optim=config.optim,
         training=config.training,
         loss=make_loss(
             config.training,
+            task=job.labelled.task,
             labels=job.labelled.labels,
-            label_ids=training.label_ids,
+            targets=training.targets,
+            scale=job.labelled.scale,
             distillation=config.distillation,
         ),
         pieces=job.labelled.pieces,
         num_threads=config.scaling.num_threads,
+        max_workers=config.scaling.max_workers,
         examples=ray.put((training, validation)),
         events=events,
     )
@@ -229,21 +239,21 @@ def train(
         result = fit(trainer, events=events, on_progress=on_progress)
     finally:
         events.shutdown()
-    checkpoint, at_best = best_checkpoint(result, metric=config.training.metric)
+    checkpoint, at_best = best_checkpoint(result, metric=job.metric)
     summary = TrainSummary(
         epochs=tuple(Epoch(**epoch) for epoch in (result.metrics or {})["history"]),
         best_epoch=len(at_best["history"]),
         labels=job.labelled.labels,
         num_rows=len(training),
         num_validation_rows=len(validation),
-        num_rows_left_out=len(job.labelled.label_ids)
+        num_rows_left_out=len(job.labelled.targets)
         - (len(training) - sum(copies.values()) + len(validation)),
         seconds=time.perf_counter() - start,
         copies=copies,
     )
     with checkpoint.as_directory() as weights, tempfile.TemporaryDirectory() as made:
         write_bundle(Path(made), weights=Path(weights), job=job, summary=summary)
-        write_course(Path(made), steps_of(result), summary, metric=config.training.metric)
+        write_course(Path(made), steps_of(result), summary, metric=job.metric)
         folder.publish(Path(made), config.output.path)
     return summary
 
@@ -263,12 +273,14 @@ def prepare(config: TrainConfig) -> Job | TrainSummary:
     if found is not None:
         folder.finish(output.path)
         return read_summary(output.path)
-    labelled = read_labels(shards, config.data, seed=config.training.seed)
-    check(config, load_base(base, labels=labelled.labels, seed=0), labelled)
+    training = config.training
+    labelled = read_labels(shards, config.data, seed=training.seed, task=training.task)
+    metric = metric_of(training, labelled.task)
+    check(config, load_base(base, labels=labelled.labels, seed=0, task=labelled.task), labelled)
     if augmenter is not None:
         for method in config.augmentation.methods:
             load_rewrite(augmenter, method)
-    job = Job(config, base, lineage, labelled, augmenter, teacher)
+    job = Job(config, base, lineage, labelled, metric, augmenter, teacher)
     job.teacher_on("cpu")  # its labels are looked at here
     return job
 
@@ -277,33 +289,44 @@ def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> No
     """Find here, not in every worker, what the model or the labels do not allow.
 
     Raises:
-        ConfigError: layers or labels are named that are not there.
+        ConfigError: layers or labels are named that are not there, or the loss cannot be had.
     """
     training = config.training
-    if training.freeze_layers is not None:
-        freeze(model, num_layers=training.freeze_layers)
+    num_layers = model.config.num_hidden_layers
+    freeze(model, num_layers=num_frozen(training, epoch=0, num_layers=num_layers))
+    freeze(model, num_layers=training.freeze_layers)
     parameter_groups(model, config.optim)
-    make_loss(training, labels=labelled.labels, label_ids=labelled.label_ids)
+    make_loss(
+        training,
+        task=labelled.task,
+        labels=labelled.labels,
+        targets=labelled.targets,
+        scale=labelled.scale,
+    )
 
 
 def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
     """One GPU a worker where the cluster has enough, else shares of its CPUs.
 
-    Workers that would not fit side by side reserve less than a CPU each: slow, but it runs.
+    Workers that would not fit side by side reserve less than a CPU each: slow, but it runs. Elastic
+    ones reserve what they are to have, and there are as many as fit.
 
     Raises:
         ConfigError: GPUs are wanted, and the cluster has fewer than workers.
     """
-    workers = scaling.num_workers
-    enough = resources.num_gpus >= workers
+    wanted, workers = scaling.num_workers, scaling.max_workers
+    fewest = wanted if isinstance(wanted, int) else wanted[0]
+    enough = resources.num_gpus >= fewest
     if scaling.use_gpu is True and not enough:
         raise ConfigError(
-            f"scaling.use_gpu=true, scaling.num_workers={workers}: the cluster has "
+            f"scaling.use_gpu=true, scaling.num_workers={wanted}: the cluster has "
             f"{resources.num_gpus:g} GPUs; set fewer workers, or scaling.use_gpu=auto"
         )
-    cpus = min(float(scaling.num_threads or 1), CPU_SHARE * resources.num_cpus / workers)
+    cpus = float(scaling.num_threads or 1)
+    if isinstance(wanted, int):
+        cpus = min(cpus, CPU_SHARE * resources.num_cpus / workers)
     return ScalingConfig(
-        num_workers=workers,
+        num_workers=wanted,  # type: ignore[arg-type]  # v2's own
         use_gpu=enough and scaling.use_gpu is not False,
         resources_per_worker={"CPU": math.floor(cpus) if cpus > 1 else cpus},
     )
@@ -311,7 +334,7 @@ def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
 
 def run_config(job: Job) -> RunConfig:
     """Checkpoints below the output folder: the best one and the latest."""
-    output, metric = storage.absolute(job.config.output.path), job.config.training.metric
+    output, metric = storage.absolute(job.config.output.path), job.metric
     fs, path = storage.resolve(storage.join(output, folder.RUN))
     remote = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
     return RunConfig(
@@ -370,18 +393,19 @@ def fit(trainer: TorchTrainer, *, events: Queue, on_progress: Callable[[Event], 
 def best_checkpoint(result: Result, *, metric: str) -> tuple[Any, dict[str, Any]]:
     """The checkpoint to keep, and what was reported with it."""
     sign = 1 if HIGHER_IS_BETTER[metric] else -1
-    return max(result.best_checkpoints or (), key=lambda pair: sign * float(pair[1][metric]))
+    of_epochs = [pair for pair in result.best_checkpoints or () if metric in pair[1]]
+    return max(of_epochs, key=lambda pair: sign * float(pair[1][metric]))
 
 
 def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) -> None:
     """Fill a local folder with the bundle."""
     save_bundle(
         made,
-        model=load_checkpoint(weights),
+        model=load_checkpoint(weights, job.base),
         tokenizer=load_tokenizer(folder_of(job.base)),
         manifest=Manifest(
             labels=list(summary.labels),
-            task="single_label",
+            task=job.labelled.task,
             max_length=job.base.max_length,
             base=job.config.model.base,
             metrics=summary.metrics,
@@ -389,6 +413,9 @@ def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) 
             versions=package_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             long_text=job.base.long_text,
+            thresholds=summary.epochs[summary.best_epoch - 1].thresholds,
+            scale=asdict(scale) if (scale := job.labelled.scale) is not None else None,
+            head=job.base.head,
         ),
     )
     (made / CONFIG).write_text(dump_config(job.config), encoding="utf-8")

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from bertray.errors import DataError
+from bertray.model.engine import read_logits
 from bertray.model.windows import pool_windows
+from bertray.schema import Scale, Task
 from bertray.text.batching import plan_batches
 from bertray.text.long import Aggregate
 from bertray.text.ragged import Encoded, padded_inputs
@@ -63,6 +65,7 @@ def train_steps(
     plan: Sequence[np.ndarray],
     steps_done: int,
     num_steps: int,
+    seed: int,
     max_grad_norm: float,
     pad_token_id: int,
     rank: int,
@@ -91,17 +94,18 @@ def train_steps(
     device = next(model.parameters()).device
     lengths, num_windows = examples.lengths, examples.num_windows
     for number, batch in enumerate(plan, start=steps_done + 1):
+        seed_step(seed, step=number, rank=rank)
         shares = deal(batch, lengths, num_ranks=world_size)
         rows = shares[rank] if len(shares[rank]) else batch[:1]
         weight = 1.0 if len(shares[rank]) else 0.0
-        num_rows = loss.num_rows(examples.label_ids[batch])
+        num_rows = loss.num_rows(examples.targets[batch])
         optimizer.zero_grad()
         total = torch.zeros((), device=device)
         passes = split_rows(rows, num_windows, num_parts=accumulation_steps)
         for some in passes:
             sequences = examples.sequences_of(some)
             inputs = collate(examples.encoded, sequences, pad_token_id=pad_token_id, device=device)
-            label_ids_B = torch.from_numpy(examples.label_ids[some]).to(device)
+            targets = torch.from_numpy(examples.targets[some]).to(device)
             teacher_BC = None
             if examples.teacher_logits is not None:
                 teacher_BC = torch.from_numpy(examples.teacher_logits[some]).to(device)
@@ -109,7 +113,7 @@ def train_steps(
                 with precision.autocast():
                     logits_SC = model(**inputs).logits
                 logits_BC = pool_windows(logits_SC, num_windows[some], aggregate=aggregate)
-                found = weight * loss.of_rows(logits_BC, label_ids_B, teacher_BC)
+                found = weight * loss.of_rows(logits_BC, targets, teacher_BC)
                 torch.autograd.backward(precision.scale(found * (world_size / num_rows)))
             total += found.detach()
         precision.unscale(optimizer)
@@ -152,8 +156,10 @@ def predict(
     world_size: int,
     num_windows: np.ndarray | None = None,
     aggregate: Aggregate = "mean",
+    task: Task = "single_label",
+    scale: Scale | None = None,
 ) -> np.ndarray:
-    """Probabilities of N rows; the ranks share the work, and each gets all of the result.
+    """Probabilities or scores of N rows; the ranks share the work, and each gets all of it.
 
     Args:
         model: with or without its DDP wrapping.
@@ -166,9 +172,11 @@ def predict(
         world_size: number of workers.
         num_windows: sequences per row, integers of shape (N,); None for one each.
         aggregate: what makes one row's logits of its windows'.
+        task: how the logits are read.
+        scale: likewise.
 
     Returns:
-        float64 of shape (N, C), rows sum to 1.
+        float64 of shape (N, C).
 
     Raises:
         NonFiniteLossError: the model has come to give values that are not finite, on every rank.
@@ -193,7 +201,7 @@ def predict(
     logits_NC = logits_SC
     if num_windows is not None:
         logits_NC = pool_windows(logits_SC, num_windows, aggregate=aggregate)
-    return np.asarray(logits_NC.double().softmax(dim=-1).cpu().numpy())
+    return read_logits(logits_NC.double().cpu(), task=task, scale=scale)
 
 
 def collate(
@@ -222,9 +230,9 @@ def split_rows(rows: np.ndarray, num_windows: np.ndarray, *, num_parts: int) -> 
     return passes
 
 
-def seed_epoch(seed: int, *, epoch: int, rank: int) -> None:
-    """Seed dropout, differently on each rank, and the same again when an epoch is resumed."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
+def seed_step(seed: int, *, step: int, rank: int) -> None:
+    """Seed dropout, differently on each rank and step, and the same again when it is resumed."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
 def _alone(model: nn.Module) -> AbstractContextManager[None]:

@@ -18,6 +18,7 @@ from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, open_bundle
 from bertray.model.engine import Engine
 from bertray.model.settings import EngineSettings, resolve_settings
+from bertray.schema import Task
 
 KEY = "distillation.teacher"
 
@@ -39,12 +40,19 @@ class Teacher:
     order: tuple[int, ...]
 
 
-def make_teacher(bundle: Bundle, *, labels: Sequence[str], device: Device) -> Teacher:
+def make_teacher(
+    bundle: Bundle, *, labels: Sequence[str], device: Device, task: Task = "single_label"
+) -> Teacher:
     """Match the teacher's labels with those of the data, whatever the order of either.
 
     Raises:
-        ConfigError: they are not the same, or the teacher does not choose one label of several.
+        ConfigError: they are not the same, or one of both does not choose one label of several.
     """
+    if task != "single_label":
+        raise ConfigError(
+            f"{KEY}={bundle.source}: a teacher tells of one label a row, and what is learnt here "
+            f"is {task}; leave it out"
+        )
     if bundle.task != "single_label":
         raise ConfigError(
             f"{KEY}={bundle.source}: its task is {bundle.task}; name a model that gives one label"

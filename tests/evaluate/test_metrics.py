@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import log_loss
+from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
 
-from bertray.evaluate.metrics import HIGHER_IS_BETTER, classification_metrics
+from bertray.evaluate.metrics import (
+    METRICS,
+    classification_metrics,
+    label_table,
+    multi_label_metrics,
+    regression_metrics,
+)
 
 
 @given(seed=st.integers(0, 2**16), num_rows=st.integers(1, 40), num_labels=st.integers(2, 6))
@@ -16,7 +22,7 @@ def test_metrics_are_finite_and_within_their_bounds(
     random = np.random.default_rng(seed)
     probabilities = random.dirichlet(np.ones(num_labels), num_rows)
     metrics = classification_metrics(probabilities, random.integers(0, num_labels, num_rows))
-    assert set(metrics) == set(HIGHER_IS_BETTER)
+    assert set(metrics) == set(METRICS["single_label"])
     assert 0 <= metrics["accuracy"] <= 1
     assert 0 <= metrics["macro_f1"] <= 1
     assert np.isfinite(metrics["loss"])
@@ -45,3 +51,74 @@ def test_no_rows_or_unequal_numbers_are_refused(num_labels: int) -> None:
     rows = 0 if num_labels == 0 else 2
     with pytest.raises(ValueError, match="predictions for"):
         classification_metrics(np.ones((rows, 2)) / 2, np.zeros(num_labels, int))
+
+
+TRUE = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]], bool)
+PROBABILITIES = np.array(
+    [[0.9, 0.6, 0.2, 0.1], [0.3, 0.8, 0.1, 0.1], [0.1, 0.2, 0.1, 0.1], [0.6, 0.4, 0.3, 0.1]],
+    np.float32,
+)
+
+
+@pytest.mark.parametrize("thresholds", [None, [0.7, 0.3, 0.15, 0.5], [0.95, 0.95, 0.95, 0.95]])
+def test_metrics_of_independent_labels_are_those_of_scikit_learn(
+    thresholds: list[float] | None,
+) -> None:
+    predicted = np.greater_equal(PROBABILITIES, thresholds or 0.5)
+    met = [0, 1, 2]  # no row has the last one, nor gets it
+    metrics = multi_label_metrics(PROBABILITIES, TRUE, thresholds)
+    assert set(metrics) == set(METRICS["multi_label"])
+    assert metrics["subset_accuracy"] == accuracy_score(TRUE, predicted)
+    for average in ("micro", "macro"):
+        expected = f1_score(TRUE[:, met], predicted[:, met], average=average, zero_division=0.0)
+        assert metrics[f"{average}_f1"] == pytest.approx(expected)
+    assert metrics["loss"] == pytest.approx(
+        np.mean([log_loss(TRUE[:, k], PROBABILITIES[:, k], labels=[0, 1]) for k in range(4)])
+    )
+    table = label_table(PROBABILITIES, TRUE, labels="abcd", thresholds=thresholds)
+    expected = precision_recall_fscore_support(TRUE, predicted, average=None, zero_division=0.0)
+    for name, values in zip(("precision", "recall", "f1", "rows"), expected, strict=True):
+        assert [row[name] for row in table.values()] == pytest.approx(list(values))
+    assert [row["threshold"] for row in table.values()] == (thresholds or [0.5] * 4)
+
+
+def test_label_ranking_by_hand() -> None:
+    # Ranks of the true labels: 1 and 3 of the first row (mean of 1/1 and 2/3), 1, none, 1 and 2.
+    expected = ((1 + 2 / 3) / 2 + 1 + 1 + 1) / 4
+    assert multi_label_metrics(PROBABILITIES, TRUE, None)["lrap"] == pytest.approx(expected)
+
+
+@given(seed=st.integers(0, 2**16), num_rows=st.integers(1, 9), num_labels=st.integers(1, 4))
+def test_metrics_of_independent_labels_are_finite_and_within_their_bounds(
+    seed: int, num_rows: int, num_labels: int
+) -> None:
+    random = np.random.default_rng(seed)
+    has_label = random.random((num_rows, num_labels)) < random.random()
+    probabilities = random.integers(0, 3, has_label.shape) / 2
+    metrics = multi_label_metrics(probabilities, has_label, None)
+    assert all(0 <= value <= 1 for name, value in metrics.items() if name != "loss")
+    assert np.isfinite(metrics["loss"])
+
+
+def test_where_no_row_has_or_gets_a_label_all_is_right() -> None:
+    metrics = multi_label_metrics(np.zeros((2, 1)), np.zeros((2, 1), bool), None)
+    assert metrics == {"macro_f1": 1, "micro_f1": 1, "subset_accuracy": 1, "lrap": 1, "loss": 0}
+
+
+def test_metrics_of_numbers_are_those_of_numpy_and_in_the_datas_unit() -> None:
+    scores, targets = np.array([110, 95, 130, 90], np.float32), np.array([100.0, 90, 140, 95])
+    metrics = regression_metrics(scores, targets, std=20.0)
+    assert set(metrics) == set(METRICS["regression"])
+    assert metrics["mae"] == pytest.approx(7.5)
+    assert metrics["rmse"] == pytest.approx(np.sqrt(62.5))
+    assert metrics["loss"] == pytest.approx(62.5 / 400)
+    assert metrics["pearson"] == pytest.approx(np.corrcoef(scores, targets)[0, 1])
+    ranks = np.corrcoef([3, 2, 4, 1], [3, 1, 4, 2])[0, 1]
+    assert metrics["spearman"] == pytest.approx(ranks)
+
+
+@pytest.mark.parametrize(("scores", "targets"), [([1], [2]), ([1, 1], [1, 2]), ([1, 2], [3, 3])])
+def test_a_correlation_that_is_not_defined_is_zero(scores: list[int], targets: list[int]) -> None:
+    metrics = regression_metrics(np.array(scores), np.array(targets))
+    assert (metrics["pearson"], metrics["spearman"]) == (0, 0)
+    assert np.isfinite(list(metrics.values())).all()

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 
 from bertray.config import EvaluateConfig, load_config
 from bertray.errors import DataError, SchemaError
-from bertray.evaluate.run import PREFIX, evaluate, label_ids, measure, prepare
+from bertray.evaluate.metrics import multi_label_metrics, regression_metrics
+from bertray.evaluate.run import PREFIX, evaluate, label_ids, measure, prepare, to_markdown
 from bertray.model.bundle import Bundle, open_bundle
-from bertray.schema import OK, Predictions, append_predictions
+from bertray.schema import OK, Predictions, Scale, append_predictions
 
 Write = Callable[..., Path]
 
@@ -48,6 +50,54 @@ def test_rows_without_text_or_label_are_left_out_and_counted(bundle: Bundle) -> 
     assert result.left_out == {"null text": 1, "null label": 1}
     assert result.metrics["accuracy"] == pytest.approx(2 / 3)
     assert result.metrics["loss"] == pytest.approx(-(2 * np.log(0.8) + np.log(0.1)) / 3, rel=1e-5)
+
+
+def test_independent_labels_are_measured_at_the_bundles_thresholds(
+    bundle: Bundle, write_shards: Write, tmp_path: Path
+) -> None:
+    bundle = replace(bundle, task="multi_label", thresholds=(0.5, 0.5, 0.2))
+    probabilities = np.array([[0.9, 0.6, 0.1], [0.1, 0.1, 0.3], [0.1, 0.1, 0.1]], np.float32)
+    labels = [["bad"], ["good", "good"], []]
+    table = append_predictions(
+        pa.table({"label": pa.array([*labels, None, ["bad"]])}),
+        Predictions(
+            np.concatenate([probabilities, np.full((2, 3), np.nan)]), (OK, OK, OK, OK, "null text")
+        ),
+        labels=bundle.labels,
+        task=bundle.task,
+        thresholds=bundle.thresholds,
+        prefix=PREFIX,
+    )
+    result = measure(table, bundle, label="label")
+    has_label = np.array([[1, 0, 0], [0, 0, 1], [0, 0, 0]], bool)
+    expected = multi_label_metrics(probabilities, has_label, bundle.thresholds)
+    assert result.metrics == expected
+    assert result.metrics["subset_accuracy"] == pytest.approx(2 / 3)
+    assert (result.num_rows_evaluated, result.left_out) == (3, {"null text": 1, "null label": 1})
+    assert result.labels["good"] == {
+        "precision": 1,
+        "recall": 1,
+        "f1": 1,
+        "threshold": 0.2,
+        "rows": 1,
+    }
+    report = to_markdown(config(tmp_path, tmp_path, tmp_path), bundle, result)
+    assert "| good | 1.0000 | 1.0000 | 1.0000 | 0.2000 | 1 |" in report
+
+
+def test_numbers_are_compared_where_both_are_there(bundle: Bundle) -> None:
+    bundle = replace(bundle, task="regression", labels=("y",), scale=Scale(0.0, 2.0))
+    scores = np.array([[1], [2], [3], [np.nan], [5]], np.float32)
+    table = append_predictions(
+        pa.table({"y": pa.array([2.0, None, float("nan"), 4.0, 5.0])}),
+        Predictions(scores, (OK, OK, OK, "null text", OK)),
+        labels=bundle.labels,
+        task=bundle.task,
+        prefix=PREFIX,
+    )
+    result = measure(table, bundle, label="y")
+    assert result.metrics == regression_metrics(np.array([1, 5]), np.array([2, 5]), std=2.0)
+    assert (result.num_rows_evaluated, result.left_out) == (2, {"null text": 1, "null label": 2})
 
 
 def test_no_row_to_measure_on_is_an_error(bundle: Bundle) -> None:

@@ -2,23 +2,30 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 from bertray.config import TrainConfig, load_config
 from bertray.errors import DataError
 from bertray.model.bundle import open_bundle, read_manifest
+from bertray.model.engine import Engine
+from bertray.model.settings import resolve_settings
 from bertray.train.loop import Epoch
 from bertray.train.run import Event, Start, TrainSummary, train
 from bertray.train.steps import Step
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
 
+REPORTED_S = 4  # until Ray's controller has surely asked a worker for its reports
 NUM_ROWS = 65  # with 12 held out, 53 to train on: batches of 8 and one of 5
 WORDS = "film plot the a is was very story actor".split()
 
@@ -157,30 +164,94 @@ def test_the_same_command_again_does_no_work(
 
 
 def test_a_lost_worker_resumes_and_one_worker_learns_what_two_do(
-    root: Path, trained: tuple[TrainSummary, list[Event]], monkeypatch: pytest.MonkeyPatch
+    root: Path,
+    tmp_path: Path,
+    trained: tuple[TrainSummary, list[Event]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    resumed_at = tmp_path / "resumed_at"
+
     def dies_once(settings: dict[str, object]) -> str | None:
         import ray.train
 
         from bertray.train import loop
 
-        if ray.train.get_checkpoint() is None:
-            seed_epoch = loop.seed_epoch
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            steps = loop.train_steps
 
-            def die_in_the_second(seed: int, *, epoch: int, rank: int) -> None:
-                if epoch == 1:
-                    os._exit(1)
-                seed_epoch(seed, epoch=epoch, rank=rank)
+            def die_in_the_second(*parts: Any, **settings: Any) -> Any:
+                for step in steps(*parts, **settings):
+                    if step.step == 12:
+                        time.sleep(REPORTED_S)
+                        os._exit(1)
+                    yield step
 
-            loop.seed_epoch = die_in_the_second
+            loop.train_steps = die_in_the_second
+        else:
+            resumed_at.write_text(Path(checkpoint.path).name)
         return loop.train_worker(settings)
 
     monkeypatch.setattr("bertray.train.run.train_worker", dies_once)
-    one = train(config(root, "one", "training.per_device_batch_size=8"))
+    words = ["training.per_device_batch_size=8", "training.checkpoint_steps=3"]
+    one = train(config(root, str(tmp_path / "one"), *words))
+    assert resumed_at.read_text() == "epoch-001-step-000009"
     for epoch, expected in zip(one.epochs, trained[0].epochs, strict=True):
+        assert epoch.num_rows == expected.num_rows
         assert epoch.train_loss == pytest.approx(expected.train_loss, abs=1e-4)
         assert epoch.metrics == pytest.approx(expected.metrics, abs=1e-4)
     assert one.best_epoch == trained[0].best_epoch
+
+
+def test_elastic_workers_take_the_same_steps_however_few_there_is_room_for(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With layers that are unfrozen by and by, for which the workers wait anew each time."""
+
+    def counts_workers(settings: dict[str, Any]) -> str | None:
+        import ray.train
+
+        from bertray.train import loop
+
+        num_workers = ray.train.get_context().get_world_size()
+        (tmp_path / f"{settings['job'].num_threads}-threads").write_text(str(num_workers))
+        return loop.train_worker(settings)
+
+    monkeypatch.setattr("bertray.train.run.train_worker", counts_workers)
+    losses = []
+    # Of two elastic workers with two CPUs each one fits.
+    for workers, threads in (("2", 1), ("[1, 2]", 2)):
+        output = tmp_path / f"with-{threads}"
+        words = [f"scaling.num_workers={workers}", f"scaling.num_threads={threads}"]
+        words += ["training.per_device_batch_size=4", "training.num_epochs=2"]
+        summary = train(config(root, str(output), *words, "training.unfreeze_layers=1"))
+        losses.append([epoch.train_loss for epoch in summary.epochs])
+        before = load_file(root / "base/model.safetensors")
+        after = load_file(output / "model.safetensors")
+        moved = {name for name, value in after.items() if not value.equal(before[name])}
+        assert any("layer.1." in name for name in moved)
+        assert not any("embeddings" in name or "layer.0." in name for name in moved)
+    assert [(tmp_path / f"{n}-threads").read_text() for n in (1, 2)] == ["2", "1"]
+    np.testing.assert_allclose(*losses, atol=1e-4)
+
+
+def test_a_linear_head_is_trained_and_scores_what_validation_saw(
+    root: Path, tmp_path: Path
+) -> None:
+    words = [
+        "model.head=linear",
+        "model.classifier_dropout=0.2",
+        f"data.validation={root / 'data'}",
+    ]
+    summary = train(config(root, str(tmp_path / "linear"), *words))
+    bundle = open_bundle(str(tmp_path / "linear"))
+    settings = json.loads((tmp_path / "linear/config.json").read_text())
+    assert (bundle.head, settings["architectures"]) == ("linear", ["BertForTokenClassification"])
+    table = pq.read_table(root / "data").filter(pc.field("text").is_valid())
+    engine = Engine(bundle, resolve_settings(bundle, device="cpu"))
+    ids = engine.predict(table["text"].to_pylist()).probabilities.argmax(axis=1)
+    right = np.array(bundle.labels)[ids] == table["label"].to_numpy()
+    assert np.mean(right) == pytest.approx(summary.metrics["accuracy"])
 
 
 def test_texts_that_are_all_blank_are_named(root: Path, write_shards: Callable[..., Path]) -> None:
@@ -204,9 +275,6 @@ def test_copies_are_trained_on_and_counted_and_validation_rows_have_none(
         plain.num_validation_rows,
         plain.num_rows_left_out,
     )
-    again = train(config(root, str(tmp_path / "again"), *words, "scaling.num_workers=2"))
-    assert again.copies == summary.copies
-    assert again.epochs[0].num_tokens == summary.epochs[0].num_tokens
 
 
 def test_a_student_is_trained_from_a_bundle_and_says_whose_it_is(

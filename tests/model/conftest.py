@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import (
     AlbertConfig,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BertConfig,
     CamembertConfig,
@@ -22,7 +24,8 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from bertray.model.bundle import Bundle, open_bundle
+from bertray.model.bundle import Bundle, Manifest, open_bundle
+from bertray.model.heads import Head
 
 COMMON = {
     "vocab_size": 120,
@@ -79,8 +82,25 @@ TORCH_ONLY = {
         **MODERN, attention_bias=True, mlp_bias=True, norm_bias=True, classifier_bias=True
     ),
 }
+WITH_LINEAR_HEADS = ("bert", "distilbert", "roberta", "electra-projected", "mpnet", "albert")
+LINEAR = "-linear"
+PACKED |= {f"{family}{LINEAR}": PACKED[family] for family in WITH_LINEAR_HEADS}
 PACKED |= TORCH_ONLY
-PLAIN = {"deberta-v2": DebertaV2Config(**COMMON)}
+MANIFEST = Manifest(
+    labels=["a", "b", "c"],
+    task="single_label",
+    max_length=64,
+    base="",
+    metrics={},
+    lineage={},
+    versions={},
+    created="",
+)
+MODELS: dict[Head, Any] = {
+    "family": AutoModelForSequenceClassification,
+    "linear": AutoModelForTokenClassification,
+}
+PLAIN = dict.fromkeys(("deberta-v2", f"deberta-v2{LINEAR}"), DebertaV2Config(**COMMON))
 
 
 @pytest.fixture(params=PACKED)
@@ -115,13 +135,17 @@ def make_bundle(
             folder = tmp_path_factory.mktemp(family)
             torch.manual_seed(0)
             config = (PACKED | PLAIN)[family]
-            AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+            head: Head = "linear" if family.endswith(LINEAR) else "family"
+            MODELS[head].from_config(config).save_pretrained(folder)
             tokenizer = AutoTokenizer.from_pretrained(classifier_folder)
             tokenizer.save_pretrained(folder)
             if getattr(config, "type_vocab_size", 0) < 2:
                 path = folder / "tokenizer_config.json"
                 names = {"model_input_names": ["input_ids", "attention_mask"]}
                 path.write_text(json.dumps(json.loads(path.read_text()) | names))
+            if head == "linear":
+                manifest = replace(MANIFEST, head=head)
+                (folder / "bertray.json").write_text(json.dumps(asdict(manifest)))
             made[family] = replace(open_bundle(str(folder)), max_length=64)
         return made[family]
 

@@ -15,10 +15,11 @@ from transformers import (
     RobertaConfig,
 )
 
-from bertray.errors import ModelError
+from bertray.errors import ConfigError, ModelError
 from bertray.model.bundle import (
     LONGEST,
     Manifest,
+    check_pairs,
     load_model,
     load_tokenizer,
     longest_input,
@@ -26,6 +27,7 @@ from bertray.model.bundle import (
     save_bundle,
 )
 from bertray.model.cache import digest_of
+from bertray.schema import Scale
 
 
 @pytest.fixture
@@ -79,6 +81,63 @@ def test_a_saved_bundle_reads_back_and_loads_with_plain_transformers(
     assert AutoTokenizer.from_pretrained(tmp_path / "bundle")("good film")["input_ids"]
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, plain.state_dict()[name])
+
+
+def test_thresholds_and_scale_are_read_back_and_else_there_are_none(
+    folder: Path, tmp_path: Path
+) -> None:
+    edit_config(folder, problem_type="multi_label_classification")
+    plain = open_bundle(str(folder))
+    assert (plain.task, plain.thresholds, plain.scale) == ("multi_label", None, None)
+    manifest = Manifest(
+        labels=["a", "b", "c"],
+        task="multi_label",
+        max_length=48,
+        base="somewhere",
+        metrics={},
+        lineage={},
+        versions={},
+        created="2026-01-01T00:00:00+00:00",
+        thresholds=[0.5, 0.25, 0.125],
+        scale={"mean": 3.0, "std": 0.5},
+    )
+    (tmp_path / "bundle").mkdir()
+    tokenizer = load_tokenizer(folder)
+    save_bundle(
+        tmp_path / "bundle", model=load_model(plain), tokenizer=tokenizer, manifest=manifest
+    )
+    bundle = open_bundle(str(tmp_path / "bundle"))
+    assert (bundle.task, bundle.thresholds) == ("multi_label", (0.5, 0.25, 0.125))
+    assert bundle.scale == Scale(mean=3.0, std=0.5)
+
+
+@pytest.mark.parametrize(
+    ("lineage", "refused"),
+    [
+        ({"data.text_pair": '"other"'}, [None]),
+        ({"data.text_pair": "null"}, ["other"]),
+        ({}, []),
+    ],
+)
+def test_a_bundle_is_only_given_what_it_was_trained_on(
+    folder: Path, lineage: dict[str, str], refused: list[str | None]
+) -> None:
+    manifest = {"labels": ["a", "b", "c"], "task": "single_label", "max_length": 8, "base": "b"}
+    manifest |= {"metrics": {}, "lineage": lineage, "versions": {}, "created": ""}
+    (folder / "bertray.json").write_text(json.dumps(manifest))
+    bundle = open_bundle(str(folder))
+    for text_pair in (None, "other"):
+        if text_pair in refused:
+            with pytest.raises(ConfigError, match=r"was trained on .*; .*input\.text_pair"):
+                check_pairs(bundle, text_pair, section="input")
+        else:
+            check_pairs(bundle, text_pair, section="input")
+
+
+def test_a_regression_model_of_several_numbers_is_refused(folder: Path) -> None:
+    edit_config(folder, problem_type="regression")
+    with pytest.raises(ModelError, match="a regression model of 3 numbers"):
+        open_bundle(str(folder))
 
 
 def test_the_digest_follows_what_decides_predictions_and_nothing_else(folder: Path) -> None:

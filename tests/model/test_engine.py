@@ -11,15 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from bertray.errors import ConfigError, ModelError
 from bertray.model import engine as engine_module
 from bertray.model import settings as settings_module
 from bertray.model.bundle import load_model, open_bundle
-from bertray.model.engine import Engine, EngineStats, verify_int8
+from bertray.model.engine import Engine, EngineStats, read_logits, verify_int8
 from bertray.model.settings import resolve_settings
-from bertray.schema import EMPTY_TEXT, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK
+from bertray.schema import EMPTY_TEXT, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Scale
 
 WORDS = "good bad film plot the a is was very not great awful story actor".split()
 text_st = st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(" ".join)
@@ -358,3 +358,34 @@ def test_without_the_extra_the_message_says_what_to_install(bundle, monkeypatch)
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ModelError, match=r"install bertray\[fast\]"):
         Engine(bundle, settings)
+
+
+def test_scores_come_in_the_unit_that_was_trained_on():
+    logits = torch.tensor([[0.5], [-2.0]])
+    scale = Scale(mean=1e6, std=100.0)
+    assert read_logits(logits, task="regression").tolist() == logits.tolist()
+    scores = read_logits(logits, task="regression", scale=scale)
+    assert scores.tolist() == [[1_000_050], [999_800]]
+    assert scores.dtype == np.float32
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_regression_model_gives_its_number_row_by_row(classifier_folder, tmp_path, backend):
+    config = AutoConfig.from_pretrained(classifier_folder, id2label={0: "stars"})
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(classifier_folder).save_pretrained(tmp_path)
+    bundle = open_bundle(str(tmp_path))
+    assert bundle.task == "regression"
+    texts = random_texts(12)
+    plain = make_engine(bundle, backend=backend).predict([*texts, None])
+    tokenizer, model = AutoTokenizer.from_pretrained(tmp_path), load_model(bundle)
+    with torch.inference_mode():
+        expected = [model(**tokenizer(t, return_tensors="pt")).logits[0].numpy() for t in texts]
+    np.testing.assert_allclose(plain.probabilities[:-1], np.array(expected), atol=1e-5)
+    assert np.isnan(plain.probabilities[-1]).all()
+    scaled = replace(bundle, scale=Scale(mean=50.0, std=10.0))
+    found = make_engine(scaled, backend=backend).predict([*texts, None])
+    np.testing.assert_allclose(found.probabilities, 50 + 10 * plain.probabilities, rtol=1e-6)
+    settings = resolve_settings(bundle, device="cpu")  # 8 bits are judged whatever the unit
+    assert verify_int8(scaled, settings, texts) == verify_int8(bundle, settings, texts)

@@ -62,6 +62,26 @@ def test_a_committed_file_holds_the_rows_and_its_footer_is_the_commit(
     assert not receipts([split], out, settings="s2")
 
 
+def test_a_row_of_several_labels_counts_for_each_and_one_of_none_for_none(
+    tmp_path: Path, write_shards: Write
+) -> None:
+    root = write_shards({"a": pa.table({"text": ["a", "b", None]})})
+    (split,) = plan_splits(str(root), check_schema=lambda s, w: None, max_split_rows=10).splits
+    values = np.array([[0.6, 0.9], [0.1, 0.2], [np.nan, np.nan]], np.float32)
+    table = append_predictions(
+        read_split(split, Reading("text", None, None, "")),
+        Predictions(values, (OK, OK, "null text")),
+        labels=("no", "yes"),
+        task="multi_label",
+    )
+    sink = replace(sink_into(tmp_path / "out"), task="multi_label")
+    receipt = Receipt.from_table(sink(table))
+    assert receipt.label_counts == {"no": 1, "yes": 1}
+    assert receipt.status_counts == {OK: 2, "null text": 1}
+    (found,) = receipts([split], tmp_path / "out")
+    assert found.label_counts == receipt.label_counts
+
+
 def test_equal_rows_give_equal_bytes(tmp_path: Path, block: tuple[Split, pa.Table]) -> None:
     _, table = block
     for name in ("one", "two"):
@@ -198,3 +218,18 @@ def test_the_footer_says_if_memory_ran_out_since_the_last_bits_may_then_differ(
     one, two = (read_footer(str(tmp_path / f"{n}/a.parquet")) or {} for n in ("one", "two"))
     assert name not in one
     assert two[name] == b"2"
+
+
+def test_numbers_are_not_counted_as_labels(tmp_path: Path, write_shards: Write) -> None:
+    root = write_shards({"a": pa.table({"text": ["a", None]})})
+    (split,) = plan_splits(str(root), check_schema=lambda s, w: None, max_split_rows=10).splits
+    table = append_predictions(
+        read_split(split, Reading("text", None, None, "")),
+        Predictions(np.array([[0.5], [np.nan]], np.float32), (OK, "null text")),
+        labels=("stars",),
+        task="regression",
+    )
+    sink = replace(sink_into(tmp_path / "out"), task="regression")
+    receipt = Receipt.from_table(sink(table))
+    assert (receipt.label_counts, receipt.status_counts) == ({}, {OK: 1, "null text": 1})
+    assert [found.label_counts for found in receipts([split], tmp_path / "out")] == [{}]

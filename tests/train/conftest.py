@@ -39,7 +39,7 @@ def make_examples() -> MakeExamples:
         ids = random.integers(5, 40, offsets[-1]).astype(np.int32)
         return Examples(
             encoded=Encoded(ids, offsets, np.zeros(len(ids), np.int8)),
-            label_ids=random.integers(0, num_labels, num_rows),
+            targets=random.integers(0, num_labels, num_rows),
             row_ids=1000 + 3 * np.arange(num_rows),
         )
 

@@ -96,7 +96,8 @@ def test_of_a_pair_each_method_changes_one_text() -> None:
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_a_share_of_the_training_rows_is_chosen_and_no_validation_row(share: float) -> None:
     is_validation = np.arange(100) % 5 == 0
-    labelled = Labelled((), ("x", "y"), np.zeros(100, np.int64), is_validation)
+    ids = np.zeros(100, np.int64)
+    labelled = Labelled((), ("x", "y"), ids, is_validation, "single_label", None)
     settings = Augmentation(methods=("swap",), row_share=share)
     chosen = choose_rows(labelled, augmenter_of(settings))
     assert len(chosen) == len(set(chosen)) == round(80 * share)

@@ -16,12 +16,12 @@ def course(num_epochs: int, steps_each: int) -> tuple[list[Step], list[Epoch]]:
         Step(number, num_steps, 1 / number, 1e-5 * number, 1.0, 32, 700)
         for number in range(1, num_steps + 1)
     ]
-    metrics = {"accuracy": 0.8, "macro_f1": 0.7, "loss": 0.5}
+    metrics = {"accuracy": 0.8, "macro_f1": 0.7, "loss": 0.5, "rmse": 1e4}
     return steps, [Epoch(number + 1, 0.4, metrics, 32, 700, 1.0) for number in range(num_epochs)]
 
 
 @pytest.mark.parametrize(("num_epochs", "steps_each"), [(1, 1), (3, 300)])
-@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+@pytest.mark.parametrize("metric", ["accuracy", "loss", "rmse"])
 def test_any_course_can_be_drawn(
     tmp_path: Path, num_epochs: int, steps_each: int, metric: str
 ) -> None:

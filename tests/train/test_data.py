@@ -51,13 +51,13 @@ def test_rows_are_tokenized_as_transformers_does_and_put_in_row_order(
     }
     labelled = labelled_texts(write_shards(shards))
     blocks = tokenized(labelled, base, ["text"])
-    examples = in_row_order(pa.concat_tables(blocks[::-1]), labelled.label_ids)
+    examples = in_row_order(pa.concat_tables(blocks[::-1]), labelled.targets)
     plain = AutoTokenizer.from_pretrained(classifier_folder)(
         texts, truncation=True, max_length=base.max_length
     )
     assert [row(examples, place) for place in range(50)] == plain["input_ids"]
     assert examples.row_ids.tolist() == list(range(50))
-    assert examples.label_ids.tolist() == [0, 1] * 25
+    assert examples.targets.tolist() == [0, 1] * 25
 
 
 def test_rows_in_windows_keep_all_of_their_windows_whatever_the_order_of_blocks(
@@ -77,7 +77,7 @@ def test_rows_in_windows_keep_all_of_their_windows_whatever_the_order_of_blocks(
         for cut in ((4, 99), (0, 4))
         for block in tokenized(labelled, windowed, ["text"])
     ]
-    examples = in_row_order(pa.concat_tables(blocks), labelled.label_ids)
+    examples = in_row_order(pa.concat_tables(blocks), labelled.targets)
     assert examples.row_ids.tolist() == [0, 1, 2, *range(4, 20)]
     assert examples.windows is not None
     tokenizer = AutoTokenizer.from_pretrained(classifier_folder)
@@ -118,9 +118,9 @@ def test_rows_without_text_are_left_out_and_keep_no_others_place(
         write_shards({"a": pa.table({"text": texts, "label": ["x", "y"] * 3})})
     )
     (block,) = tokenized(labelled, base, ["text"])
-    examples = in_row_order(block, labelled.label_ids)
+    examples = in_row_order(block, labelled.targets)
     assert examples.row_ids.tolist() == [0, 3, 5]
-    assert examples.label_ids.tolist() == [0, 1, 1]
+    assert examples.targets.tolist() == [0, 1, 1]
 
 
 def test_pairs_are_joined_with_their_segments(write_shards: Write, base: Base) -> None:
@@ -129,7 +129,7 @@ def test_pairs_are_joined_with_their_segments(write_shards: Write, base: Base) -
     )
     labelled = labelled_texts(write_shards({"a": table}), text_pair="more")
     (block,) = tokenized(labelled, base, ["text", "more"])
-    examples = in_row_order(block, labelled.label_ids)
+    examples = in_row_order(block, labelled.targets)
     assert examples.row_ids.tolist() == [0, 2, 3]
     assert examples.encoded.token_type_ids is not None
     assert examples.encoded.token_type_ids[:7].tolist() == [0, 0, 0, 0, 1, 1, 1]
@@ -170,16 +170,16 @@ def test_copies_stand_behind_their_row_and_have_its_label(write_shards: Write, b
         for item in items
     ]
     table = pa.concat_tables(blocks[::-1])
-    examples = in_row_order(table, labelled.label_ids)
+    examples = in_row_order(table, labelled.targets)
     originals, counts = np.unique(examples.row_ids, return_counts=True)
     assert originals.tolist() == [0, 2, 3, 4, 5]
     assert counts[[2, 3]].tolist() == [1, 1]  # one word alone, and a row to validate on
     assert (counts[[0, 1, 4]] > 2).all()
-    assert (examples.label_ids == examples.row_ids % 2).all()
+    assert (examples.targets == examples.row_ids % 2).all()
     assert (np.diff(examples.row_ids) >= 0).all()
     (plain,) = tokenized(replace(labelled, pieces=labelled.pieces[:1]), base, ["text"])
     firsts = np.searchsorted(examples.row_ids, [0, 2, 3])
-    expected = in_row_order(plain, labelled.label_ids)
+    expected = in_row_order(plain, labelled.targets)
     assert [row(examples, first) for first in firsts] == [row(expected, n) for n in range(3)]
     made = count_by_method(table.column("copy").to_numpy(), augmenter)
     assert sum(made.values()) == len(examples) - 5

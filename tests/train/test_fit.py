@@ -47,7 +47,7 @@ def test_a_loss_that_is_no_number_ends_the_run_without_another_try(
     def meets_nan(job: object) -> None:
         raise NonFiniteLossError("step 3 of 9: the loss is nan")
 
-    monkeypatch.setattr(loop, "_train", meets_nan)
+    monkeypatch.setattr(loop, "_Worker", meets_nan)
     said = loop.train_worker({"job": None})  # returned: what is raised, Ray tries again
     with pytest.raises(DataError, match="step 3 of 9"):
         fit_with(SimpleNamespace(return_value=said))

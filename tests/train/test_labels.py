@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bertray.config import TrainData
 from bertray.errors import BertrayError, DataError, SchemaError, StorageError
+from bertray.schema import Scale, Task
 from bertray.train.labels import PIECE_ROWS, Labelled, list_shards, locate, read_labels
+from bertray.train.targets import hold_out
 
 Write = Callable[..., Path]
 
@@ -20,22 +24,24 @@ def rows(labels: list[Any], kind: pa.DataType | None = None) -> pa.Table:
     return pa.table({"text": pa.array(texts, pa.string()), "label": pa.array(labels, kind)})
 
 
-def read(train: Path, *, seed: int = 0, **settings: Any) -> Labelled:
+def read(
+    train: Path, *, seed: int = 0, task: Task | Literal["auto"] = "auto", **settings: Any
+) -> Labelled:
     data = TrainData(train=str(train), **settings)
-    return read_labels(list_shards(data), data, seed=seed)
+    return read_labels(list_shards(data), data, seed=seed, task=task)
 
 
 def test_string_labels_are_numbered_in_order(write_shards: Write) -> None:
     labelled = read(write_shards({"a": rows(["no", "yes"] * 4), "b": rows(["maybe"] * 4)}))
     assert labelled.labels == ("maybe", "no", "yes")
-    assert labelled.label_ids.tolist() == [1, 2] * 4 + [0] * 4
+    assert labelled.targets.tolist() == [1, 2] * 4 + [0] * 4
 
 
 def test_integer_labels_are_numbered_by_value(write_shards: Write) -> None:
     folder = write_shards({"a": rows([10, 9, 10, 9], pa.int32()), "b": rows([-1, -1], pa.int64())})
     labelled = read(folder)
     assert labelled.labels == ("-1", "9", "10")
-    assert labelled.label_ids.tolist() == [2, 1, 2, 1, 0, 0]
+    assert labelled.targets.tolist() == [2, 1, 2, 1, 0, 0]
 
 
 def test_dictionary_and_boolean_labels_are_read(write_shards: Write) -> None:
@@ -64,7 +70,7 @@ def test_validation_rows_follow_the_training_rows(write_shards: Write) -> None:
     train = write_shards({"a": rows(["x", "y"])})
     validation = write_shards({"v": rows(["y", "x", "x"])}, folder="val")
     labelled = read(train, validation=str(validation))
-    assert labelled.label_ids.tolist() == [0, 1, 1, 0, 0]
+    assert labelled.targets.tolist() == [0, 1, 1, 0, 0]
     assert labelled.is_validation.tolist() == [False, False, True, True, True]
 
 
@@ -158,5 +164,113 @@ def test_a_broken_shard_stops_training_and_is_named(write_shards: Write, content
 
 def test_the_order_of_rows_does_not_depend_on_threads(write_shards: Write) -> None:
     folder = write_shards({f"p{index:02d}": rows([index, -index] * 3) for index in range(1, 30)})
-    first, second = (read(folder).label_ids for _ in range(2))
+    first, second = (read(folder).targets for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+TAGS = [["b", "a"], [], ["a"], ["a", "a"]] * 5
+
+
+def test_lists_of_labels_become_a_matrix_and_an_empty_list_is_a_row(write_shards: Write) -> None:
+    labelled = read(write_shards({"a": rows(TAGS), "b": rows([[], []])}))
+    assert (labelled.task, labelled.labels) == ("multi_label", ("a", "b"))
+    assert labelled.targets.dtype == bool
+    expected = [[True, True], [False, False], [True, False], [True, False]] * 5
+    assert labelled.targets.tolist() == expected + [[False, False]] * 2
+
+
+@pytest.mark.parametrize("of", [pa.list_, pa.large_list, pa.list_view])
+def test_integers_and_dictionaries_in_lists_are_read(write_shards: Write, of: Any) -> None:
+    numbers = read(write_shards({"a": rows([[10, 9], [9], [-1], []] * 4, of(pa.int16()))}))
+    assert numbers.labels == ("-1", "9", "10")
+    items = pa.array(["y", "x", "y", "x"]).dictionary_encode()
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 2, 4, 4]), items)
+    table = pa.table({"text": list("abcd"), "label": lists})
+    assert read(write_shards({"a": table})).labels == ("x", "y")
+
+
+def test_a_share_of_each_label_and_of_the_rows_without_any_is_held_out(write_shards: Write) -> None:
+    lists = [["x"]] * 100 + [["x", "y"]] * 50 + [["y", "rare"]] * 10 + [["one"]] + [[]] * 50
+    folder = write_shards({"a": rows(lists)})
+    held, again, other = (
+        read(folder, seed=seed, validation_fraction=0.2).is_validation for seed in (0, 0, 1)
+    )
+    assert (held == again).all()
+    assert (held != other).any()
+    kinds = [slice(0, 150), slice(100, 160), slice(150, 160), slice(160, 161), slice(161, 211)]
+    assert [int(held[kind].sum()) for kind in kinds] == [30, 12, 2, 0, 10]
+
+
+@given(
+    lists=st.lists(st.sets(st.sampled_from("abcde")), min_size=2, max_size=12),
+    share=st.floats(0.05, 0.95),
+)
+def test_every_label_keeps_a_row_in_training(lists: list[set[str]], share: float) -> None:
+    has_label = np.array([[letter in labels for letter in "abcde"] for labels in lists])
+    data = TrainData(train="t", validation_fraction=share)
+    try:
+        held = hold_out(has_label, data, task="multi_label", seed=0)
+    except DataError:
+        return
+    assert held.any()
+    assert (has_label[~held].any(axis=0) == has_label.any(axis=0)).all()
+
+
+BAD_LISTS = {
+    "null lists": (rows([["x"], None]), DataError, "null or blank in 1 of 2"),
+    "null and blank items": (rows([["x", None, None], [" "], ["x"]]), DataError, "in 2 of 3 rows"),
+    "no label": (
+        rows([[], []], pa.list_(pa.string())),
+        DataError,
+        "no label in any row.*one label",
+    ),
+    "no rows": (rows([], pa.list_(pa.string())), DataError, "no rows"),
+    "fractions": (rows([[0.5]]), SchemaError, "expected lists of strings or integers"),
+    "too few rows": (rows([["x"], ["y"]]), DataError, "data.validation"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LISTS)
+def test_bad_lists_are_named_with_the_key_to_change(write_shards: Write, case: str) -> None:
+    table, kind, message = BAD_LISTS[case]
+    with pytest.raises(kind, match=f"(?s){message}"):
+        read(write_shards({"a": table}))
+
+
+def test_a_task_that_the_column_is_not_for_is_refused(write_shards: Write) -> None:
+    folder = write_shards({"a": rows(["x", "y"])})
+    with pytest.raises(SchemaError, match="expected lists of strings"):
+        read(folder, task="multi_label")
+    with pytest.raises(SchemaError, match="expected a number"):
+        read(folder, task="regression")
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.int16(), pa.decimal128(9, 2)])
+def test_numbers_are_learnt_as_such_when_asked_for(write_shards: Write, kind: pa.DataType) -> None:
+    folder = write_shards({"a": rows([1, 2, 3, 6] * 5, kind), "b": rows([9], kind)})
+    labelled = read(folder, task="regression", validation_fraction=0.2)
+    assert (labelled.task, labelled.labels) == ("regression", ("label",))
+    assert labelled.targets.dtype == np.float64
+    assert labelled.targets.tolist() == [1, 2, 3, 6] * 5 + [9]
+    assert labelled.is_validation.sum() == 4
+    trained = labelled.targets[~labelled.is_validation]
+    assert labelled.scale == Scale(trained.mean(), trained.std())
+    again, other = (read(folder, task="regression", seed=seed) for seed in (0, 1))
+    assert (again.is_validation == read(folder, task="regression").is_validation).all()
+    assert (again.is_validation != other.is_validation).any()
+
+
+BAD_NUMBERS = {
+    "missing numbers": (rows([1.0, None, float("nan"), float("inf")]), "not finite in 3 of 4"),
+    "equal numbers": (rows([0.1] * 9), "from 0.1 to 0.1 .* expected numbers that differ"),
+    "huge numbers": (rows([1e308, -1e308] * 9), "from -1e.308 to 1e.308 .* squares are finite"),
+    "too few numbers": (rows([2.0]), "too few to hold out"),
+    "no numbers": (rows([], pa.float64()), "data.train=.*no rows"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_NUMBERS)
+def test_numbers_that_cannot_be_learnt_are_named(write_shards: Write, case: str) -> None:
+    table, message = BAD_NUMBERS[case]
+    with pytest.raises(DataError, match=message):
+        read(write_shards({"a": table}), task="regression")

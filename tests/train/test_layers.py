@@ -17,7 +17,7 @@ from transformers import (
 
 from bertray.config import Optim, Training
 from bertray.errors import ConfigError
-from bertray.train.layers import freeze
+from bertray.train.layers import freeze, num_frozen
 from bertray.train.loop import Epoch, is_stuck
 from bertray.train.optim import make_optimizer
 
@@ -54,6 +54,28 @@ def test_frozen_layers_keep_their_weights_and_all_above_learn(family: str) -> No
     assert any(".2." in name for name in moved)
 
 
+def test_layers_are_let_go_of_again() -> None:
+    model = build("bert")
+    frozen = []
+    for num_layers in (3, 1, 0, None):
+        freeze(model, num_layers=num_layers)
+        frozen.append(sum(not value.requires_grad for value in model.parameters()))
+    assert frozen[0] > frozen[1] > frozen[2] > frozen[3] == 0
+
+
+@pytest.mark.parametrize(
+    ("freeze_layers", "by_epoch"),
+    [(None, [3, 1, None, None]), (0, [3, 1, 0, 0]), (2, [3, 2, 2, 2])],
+)
+def test_gradual_unfreezing_goes_from_the_head_down_to_what_is_to_stay_frozen(
+    freeze_layers: int | None, by_epoch: list[int | None]
+) -> None:
+    training = Training(unfreeze_layers=2, freeze_layers=freeze_layers)
+    assert [num_frozen(training, epoch=epoch, num_layers=3) for epoch in range(4)] == by_epoch
+    plain = Training(freeze_layers=freeze_layers)
+    assert num_frozen(plain, epoch=0, num_layers=3) == freeze_layers
+
+
 def test_more_layers_than_there_are_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"training\.freeze_layers=4: the model has 3 layers"):
         freeze(build("bert"), num_layers=4)
@@ -79,6 +101,6 @@ def epochs(*values: float) -> list[Epoch]:
 def test_training_stops_after_some_epochs_without_a_better_metric(
     values: tuple[float, ...], stuck: bool
 ) -> None:
-    training = Training(metric="loss", early_stopping_patience=2)
-    assert is_stuck(epochs(*values), training) is stuck
-    assert not is_stuck(epochs(*values), Training(metric="loss"))
+    training = Training(early_stopping_patience=2)
+    assert is_stuck(epochs(*values), training, metric="loss") is stuck
+    assert not is_stuck(epochs(*values), Training(), metric="loss")

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from torch import multiprocessing
 
 from bertray.config import Optim
+from bertray.schema import Task
 from bertray.text.long import Aggregate
 from bertray.train.base import Base, load_base
 from bertray.train.examples import Examples
 from bertray.train.loop import load_checkpoint, load_state, save_state
-from bertray.train.loss import CROSS_ENTROPY, Loss
+from bertray.train.loss import CROSS_ENTROPY, BinaryCrossEntropy, CrossEntropy, Loss
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import plan_epoch
 from bertray.train.precision import Precision
@@ -29,7 +30,6 @@ from bertray.train.steps import (
     NonFiniteLossError,
     Step,
     predict,
-    seed_epoch,
     split_rows,
     train_steps,
 )
@@ -45,7 +45,8 @@ class Trainer:
 
     def __init__(self, base: Base, examples: Examples, *, rank: int = 0, world_size: int = 1):
         self.rank, self.world_size, self.examples = rank, world_size, examples
-        self.loss, self.accumulation_steps = CROSS_ENTROPY, 1
+        self.loss: Loss = CROSS_ENTROPY
+        self.accumulation_steps = 1
         self.aggregate: Aggregate = "mean"
         self.precision = Precision("auto", torch.device("cpu"))
         self.bare = load_base(base, labels=LABELS, seed=5)
@@ -57,17 +58,20 @@ class Trainer:
         self.optimizer = make_optimizer(self.bare, optim)
         self.schedule = make_schedule(self.optimizer, optim, num_steps=self.num_steps)
 
-    def epoch(self, number: int) -> list[Step]:
-        seed_epoch(0, epoch=number, rank=self.rank)
-        lengths = self.examples.lengths
-        steps = train_steps(
+    def epoch(self, number: int, steps: slice = slice(None)) -> list[Step]:
+        """Some steps of an epoch; a resumed training begins within one."""
+        plan = plan_epoch(
+            self.examples.lengths, global_batch_size=GLOBAL_BATCH, seed=0, epoch=number
+        )
+        taken = train_steps(
             self.model,
             self.optimizer,
             self.schedule,
             self.examples,
-            plan=plan_epoch(lengths, global_batch_size=GLOBAL_BATCH, seed=0, epoch=number),
-            steps_done=number * self.num_steps // EPOCHS,
+            plan=plan[steps],
+            steps_done=number * self.num_steps // EPOCHS + (steps.start or 0),
             num_steps=self.num_steps,
+            seed=0,
             max_grad_norm=1.0,
             pad_token_id=0,
             rank=self.rank,
@@ -77,9 +81,9 @@ class Trainer:
             aggregate=self.aggregate,
             accumulation_steps=self.accumulation_steps,
         )
-        return list(steps)
+        return list(taken)
 
-    def predict(self) -> np.ndarray:
+    def predict(self, task: Task = "single_label") -> np.ndarray:
         return predict(
             self.model,
             self.examples.encoded,
@@ -91,6 +95,7 @@ class Trainer:
             pad_token_id=0,
             rank=self.rank,
             world_size=self.world_size,
+            task=task,
         )
 
 
@@ -103,7 +108,7 @@ def without_dropout(trainer: Trainer) -> Trainer:
     return trainer
 
 
-WEIGHTED = Loss(label_smoothing=0.1, focal_gamma=2.0, class_weights=(0.5, 3.0))
+WEIGHTED = CrossEntropy(label_smoothing=0.1, focal_gamma=2.0, class_weights=(0.5, 3.0))
 
 
 def weighted(trainer: Trainer, *, accumulation_steps: int) -> list[float]:
@@ -152,6 +157,27 @@ def test_two_ranks_take_the_steps_of_one_with_the_double_batch(
         np.testing.assert_allclose(two["losses"], losses, rtol=0, atol=1e-5)
         np.testing.assert_allclose(two["probabilities"], one.predict(), rtol=0, atol=1e-5)
         assert "the optimizer step was not taken" in (tmp_path / f"rank{rank}.txt").read_text()
+
+
+def test_independent_labels_are_learnt_whatever_the_passes(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    examples = make_examples(GLOBAL_BATCH)
+    has_label = np.array([[1, 0], [0, 1], [1, 1], [0, 0], [1, 0], [0, 1]], bool)
+    whole, cut = (
+        without_dropout(Trainer(base, replace(examples, targets=has_label))) for _ in range(2)
+    )
+    cut.accumulation_steps = 4
+    losses: list[list[float]] = [[], []]
+    for trainer, found in zip((whole, cut), losses, strict=True):
+        trainer.loss = BinaryCrossEntropy(focal_gamma=1.0, positive_weights=(2.0, 1.0))
+        trainer.num_steps = 100
+        trainer.start(Optim(learning_rate=3e-3))
+        found += [trainer.epoch(number)[0].loss for number in range(30)]
+    np.testing.assert_allclose(*losses, rtol=0, atol=1e-4)
+    assert losses[0][-1] < 0.2 * losses[0][0]
+    probabilities = whole.predict(task="multi_label")
+    assert ((probabilities >= 0.5) == has_label).all()
 
 
 def test_accumulated_passes_take_the_steps_of_whole_batches(
@@ -277,7 +303,7 @@ def in_windows(make_examples: Callable[..., Examples], num_rows: int = NUM_ROWS)
     counts = np.random.default_rng(1).integers(1, 5, num_rows)
     rows, windows = make_examples(num_rows), make_examples(int(counts.sum()))
     ends = np.append(0, np.cumsum(counts))
-    return Examples(windows.encoded, rows.label_ids, rows.row_ids, ends)
+    return Examples(windows.encoded, rows.targets, rows.row_ids, ends)
 
 
 def test_the_loss_of_rows_in_windows_is_that_of_their_pooled_logits(
@@ -296,11 +322,11 @@ def test_the_loss_of_rows_in_windows_is_that_of_their_pooled_logits(
                 rows = [torch.tensor(encoded.input_ids[start:end]).long() for start, end in ends]
                 each = torch.cat([trainer.bare(row[None]).logits for row in rows])
                 logits.append(each.mean(dim=0) if aggregate == "mean" else each.amax(dim=0))
-        wanted = WEIGHTED.of_rows(torch.stack(logits), torch.tensor(examples.label_ids))
+        wanted = WEIGHTED.of_rows(torch.stack(logits), torch.tensor(examples.targets))
         probabilities = torch.stack(logits).double().softmax(dim=-1)
         np.testing.assert_allclose(trainer.predict(), probabilities, atol=1e-5)
         (step,) = trainer.epoch(0)
-        wanted = wanted / WEIGHTED.num_rows(examples.label_ids)
+        wanted = wanted / WEIGHTED.num_rows(examples.targets)
         assert step.loss == pytest.approx(float(wanted), abs=1e-5)
         assert step.num_rows == GLOBAL_BATCH
         assert step.num_tokens == len(encoded.input_ids)
@@ -336,18 +362,26 @@ def test_passes_hold_each_row_once_and_little_more_than_their_share_of_sequences
 
 
 @pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize("num_steps", [0, 3], ids=["between epochs", "within one"])
 def test_resumed_training_is_uninterrupted_training(
-    base: Base, make_examples: Callable[..., Examples], tmp_path: Path, windowed: bool
+    base: Base,
+    make_examples: Callable[..., Examples],
+    tmp_path: Path,
+    windowed: bool,
+    num_steps: int,
 ) -> None:
     examples = in_windows(make_examples) if windowed else make_examples(NUM_ROWS)
-    whole = Trainer(base, examples)
+    whole = Trainer(base, examples)  # with dropout
     expected = [whole.epoch(number) for number in range(EPOCHS)][1:]
 
     first = Trainer(base, examples)
     first.epoch(0)
+    first.epoch(1, slice(0, num_steps))
     save_state(tmp_path, [], first.bare, first.optimizer, first.schedule, precision=first.precision)
     second = Trainer(base, examples)
-    second.model = second.bare = load_checkpoint(tmp_path)
+    second.model = second.bare = load_checkpoint(tmp_path, base)
     second.start(Optim(learning_rate=1e-3))
-    assert load_state(tmp_path, second.optimizer, second.schedule, second.precision) == []
-    assert [second.epoch(number) for number in range(1, EPOCHS)] == expected
+    state = load_state(tmp_path, second.optimizer, second.schedule, second.precision)
+    assert state == ([], 0.0)
+    assert second.epoch(1, slice(num_steps, None)) == expected[0][num_steps:]
+    assert [second.epoch(number) for number in range(2, EPOCHS)] == expected[1:]

@@ -19,7 +19,7 @@ from bertray.train.base import Base, load_base
 from bertray.train.data import in_row_order, tokenize
 from bertray.train.examples import Examples, select
 from bertray.train.labels import list_shards, read_labels
-from bertray.train.loss import Loss
+from bertray.train.loss import CrossEntropy
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import plan_epoch
 from bertray.train.precision import Precision
@@ -55,6 +55,8 @@ def test_labels_that_are_not_those_of_the_data_are_named(classifier_folder: Path
         make_teacher(bundle, labels=("good", "bad", "other"), device="cpu")
     with pytest.raises(ConfigError, match=r"distillation\.teacher=.*its task is regression"):
         make_teacher(replace(bundle, task="regression"), labels=LABELS, device="cpu")
+    with pytest.raises(ConfigError, match=r"what is learnt here is multi_label; leave it out"):
+        make_teacher(bundle, labels=LABELS, device="cpu", task="multi_label")
 
 
 def test_a_teacher_that_is_another_on_this_node_is_refused(teacher: Teacher) -> None:
@@ -86,7 +88,7 @@ def rows_taught(folder: Path, base: Base, classifier_folder: Path) -> tuple[Exam
     items = pa.Table.from_pylist([asdict(piece) for piece in labelled.pieces])
     table = tokenize(items, base=base, columns=["text"], teacher=teacher)
     texts = pa.parquet.read_table(folder).column("text").to_pylist()
-    return in_row_order(table, labelled.label_ids), teach(teacher, [texts])
+    return in_row_order(table, labelled.targets), teach(teacher, [texts])
 
 
 def test_the_logits_stay_with_their_row(
@@ -139,12 +141,13 @@ def test_a_student_comes_to_say_what_its_teacher_says(
         plan=plan,
         steps_done=0,
         num_steps=len(plan),
+        seed=0,
         max_grad_norm=1.0,
         pad_token_id=0,
         rank=0,
         world_size=1,
         precision=precision,
-        loss=Loss(temperature=2.0, alpha=1.0),
+        loss=CrossEntropy(temperature=2.0, alpha=1.0),
     )
     assert len(list(steps)) == len(plan)
     assert disagreement() < 0.3 * before
