@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 from bertray.config import Training
 from bertray.errors import ConfigError
 
+DISTANCES = ("relative_attention_bias", "rel_embeddings")  # of MPNet, of DeBERTa
 EMBEDDINGS = ("embeddings", "embeddings_project")  # the second where ELECTRA's are narrower
 
 
@@ -72,7 +73,9 @@ def encoder_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def embeddings(model: PreTrainedModel) -> list[nn.Module]:
-    """What lies below the layers."""
+    """What lies below the layers, and what all of them look up: where a token stands to another."""
+    base = model.base_model
+    owners = [(base, EMBEDDINGS), (getattr(base, "encoder", None), DISTANCES)]
     return [
-        getattr(model.base_model, name) for name in EMBEDDINGS if hasattr(model.base_model, name)
+        getattr(owner, name) for owner, names in owners for name in names if hasattr(owner, name)
     ]

@@ -35,6 +35,7 @@ from bertray.train.steps import NonFiniteLossError, Step, predict, train_steps
 
 STATE = "training_state.pt"
 STEPS = "steps.jsonl"
+SCORE = "score"  # that checkpoints are kept by, the more the better
 SECONDS_BETWEEN_EVENTS = 0.5
 
 
@@ -261,16 +262,20 @@ class _Worker:
         self.seconds = 0.0
 
     def _checkpoint(self) -> None:
-        """Hand Ray Train a checkpoint; after an epoch, the metric it is kept by with it.
+        """Hand Ray Train a checkpoint; after an epoch, the score it is kept by with it.
 
-        One from within an epoch has none, and Ray keeps that only as the latest.
+        One from within an epoch has none. Where more is better Ray holds that to be the least
+        there is, and keeps it only as the latest.
         """
         if self.rank != 0:
             ray.train.report({})
             return
         is_within = len(self.log) > len(self.history) * self.steps_per_epoch
-        metrics: dict[str, Any] = {} if is_within else dict(self.history[-1].metrics)
-        metrics["history"] = [asdict(epoch) for epoch in self.history]
+        told: dict[str, Any] = {"history": [asdict(epoch) for epoch in self.history]}
+        if not is_within:
+            metric = self.job.metric
+            sign = 1 if HIGHER_IS_BETTER[metric] else -1
+            told[SCORE] = sign * self.history[-1].metrics[metric]
         # Named by the step, so that an attempt cut off before leaves nothing of its own behind.
         step = f"-step-{len(self.log):06d}" if is_within else ""
         with tempfile.TemporaryDirectory() as folder:
@@ -285,7 +290,7 @@ class _Worker:
             )
             (Path(folder) / STEPS).write_text(write_steps(self.log), encoding="utf-8")
             ray.train.report(
-                metrics,
+                told,
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
                 checkpoint_dir_name=f"epoch-{len(self.history):03d}{step}",
             )

@@ -38,7 +38,6 @@ from bertray import cluster, storage
 from bertray.cluster import Resources
 from bertray.config import Scaling, TrainConfig, dump_config
 from bertray.errors import BertrayError, ConfigError, DataError
-from bertray.evaluate.metrics import HIGHER_IS_BETTER
 from bertray.model.backend import Device
 from bertray.model.bundle import (
     Bundle,
@@ -239,7 +238,7 @@ def train(
         result = fit(trainer, events=events, on_progress=on_progress)
     finally:
         events.shutdown()
-    checkpoint, at_best = best_checkpoint(result, metric=job.metric)
+    checkpoint, at_best = best_checkpoint(result)
     summary = TrainSummary(
         epochs=tuple(Epoch(**epoch) for epoch in (result.metrics or {})["history"]),
         best_epoch=len(at_best["history"]),
@@ -308,23 +307,21 @@ def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> No
 def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
     """One GPU a worker where the cluster has enough, else shares of its CPUs.
 
-    Workers that would not fit side by side reserve less than a CPU each: slow, but it runs. Elastic
-    ones reserve what they are to have, and there are as many as fit.
+    Workers that would not fit side by side reserve less than a CPU each: slow, but it runs. Of
+    elastic ones that holds for the fewest there may be.
 
     Raises:
         ConfigError: GPUs are wanted, and the cluster has fewer than workers.
     """
-    wanted, workers = scaling.num_workers, scaling.max_workers
-    fewest = wanted if isinstance(wanted, int) else wanted[0]
+    wanted = scaling.num_workers
+    fewest, share = (wanted, CPU_SHARE) if isinstance(wanted, int) else (wanted[0], 1.0)
     enough = resources.num_gpus >= fewest
     if scaling.use_gpu is True and not enough:
         raise ConfigError(
             f"scaling.use_gpu=true, scaling.num_workers={wanted}: the cluster has "
             f"{resources.num_gpus:g} GPUs; set fewer workers, or scaling.use_gpu=auto"
         )
-    cpus = float(scaling.num_threads or 1)
-    if isinstance(wanted, int):
-        cpus = min(cpus, CPU_SHARE * resources.num_cpus / workers)
+    cpus = min(float(scaling.num_threads or 1), share * resources.num_cpus / fewest)
     return ScalingConfig(
         num_workers=wanted,  # type: ignore[arg-type]  # v2's own
         use_gpu=enough and scaling.use_gpu is not False,
@@ -334,7 +331,7 @@ def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
 
 def run_config(job: Job) -> RunConfig:
     """Checkpoints below the output folder: the best one and the latest."""
-    output, metric = storage.absolute(job.config.output.path), job.metric
+    output = storage.absolute(job.config.output.path)
     fs, path = storage.resolve(storage.join(output, folder.RUN))
     remote = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
     return RunConfig(
@@ -344,8 +341,8 @@ def run_config(job: Job) -> RunConfig:
         failure_config=FailureConfig(max_failures=MAX_FAILURES),
         checkpoint_config=CheckpointConfig(
             num_to_keep=1,
-            checkpoint_score_attribute=metric,
-            checkpoint_score_order="max" if HIGHER_IS_BETTER[metric] else "min",
+            checkpoint_score_attribute=loop.SCORE,
+            checkpoint_score_order="max",
         ),
         logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # v2's own
     )
@@ -390,11 +387,10 @@ def fit(trainer: TorchTrainer, *, events: Queue, on_progress: Callable[[Event], 
     return result
 
 
-def best_checkpoint(result: Result, *, metric: str) -> tuple[Any, dict[str, Any]]:
+def best_checkpoint(result: Result) -> tuple[Any, dict[str, Any]]:
     """The checkpoint to keep, and what was reported with it."""
-    sign = 1 if HIGHER_IS_BETTER[metric] else -1
-    of_epochs = [pair for pair in result.best_checkpoints or () if metric in pair[1]]
-    return max(of_epochs, key=lambda pair: sign * float(pair[1][metric]))
+    of_epochs = [pair for pair in result.best_checkpoints or () if loop.SCORE in pair[1]]
+    return max(of_epochs, key=lambda pair: float(pair[1][loop.SCORE]))
 
 
 def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) -> None:

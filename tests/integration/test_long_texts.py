@@ -56,10 +56,12 @@ def test_a_bundle_of_windows_is_evaluated_and_scored_in_windows(
     np.testing.assert_allclose(np.array(scored["probabilities"].to_pylist()), wanted, atol=1e-5)
     assert "text" not in json.loads((out / "_contract.json").read_text())["settings"]
 
-    pairs = [*places[:2], f"output.path={tmp_path / 'other'}", "input.text_pair=text"]
-    for refused in (pairs, [*pairs[:3], "text.long=truncate", "text.stride=3"]):
-        with pytest.raises(ConfigError, match=r"text\.(long|stride)="):
-            prepare(load_config(ScoreConfig, None, refused))
-    paired = [f"model.path={bundle}", f"data.path={data}", "output.path=o", "data.text_pair=text"]
+    refused = [*places[:2], f"output.path={tmp_path / 'other'}", "text.long=truncate"]
+    with pytest.raises(ConfigError, match=r"text\.stride="):
+        prepare(load_config(ScoreConfig, None, [*refused, "text.stride=3"]))
+    with pytest.raises(ConfigError, match=r"trained on single texts; leave input\.text_pair"):
+        prepare(load_config(ScoreConfig, None, [*refused, "input.text_pair=text"]))
+    paired = [f"model.path={classifier_folder}", f"data.path={data}", "output.path=o"]
+    paired += ["data.text_pair=text", "text.long=window", "model.max_length=10"]
     with pytest.raises(ConfigError, match=r"text\.long=window takes single texts"):
         prepare_evaluation(load_config(EvaluateConfig, None, paired))

@@ -10,6 +10,7 @@ from ray.train import Checkpoint, WorkerGroupError
 
 from bertray.errors import BertrayError, DataError, ModelError
 from bertray.train import loop
+from bertray.train.loop import SCORE
 from bertray.train.run import best_checkpoint, fit
 from bertray.train.steps import NonFiniteLossError
 
@@ -66,11 +67,8 @@ def test_any_other_failure_says_in_one_line_how_to_go_on() -> None:
         fit_with(WorkerGroupError("long story", {0: RuntimeError(story)}))
 
 
-@pytest.mark.parametrize(("metric", "best"), [("accuracy", "b"), ("loss", "a")])
-def test_the_best_epoch_is_the_one_the_metric_says(metric: str, best: str, tmp_path: Path) -> None:
-    pairs = [
-        (Checkpoint(str(tmp_path / name)), {"accuracy": accuracy, "loss": loss})
-        for name, accuracy, loss in (("a", 0.7, 0.4), ("b", 0.8, 0.5))
-    ]
+def test_the_best_epoch_has_the_best_score_and_what_is_within_one_has_none(tmp_path: Path) -> None:
+    scores = {"a": {SCORE: -0.5}, "b": {SCORE: -0.4}, "within": {}}
+    pairs = [(Checkpoint(str(tmp_path / name)), told) for name, told in scores.items()]
     result: Any = SimpleNamespace(best_checkpoints=pairs)
-    assert Path(best_checkpoint(result, metric=metric)[0].path).name == best
+    assert Path(best_checkpoint(result)[0].path).name == "b"
