@@ -32,6 +32,7 @@ from bertray.train.targets import (
 
 SUFFIX = ".parquet"
 SHARDS_AT_ONCE = 16  # reading a column from S3 is waiting above all
+EMPTY_LISTS = pa.list_(pa.null())  # the type of a shard none of whose rows has a label
 PIECE_ROWS = 16_384  # what one call tokenizes, unless a row group holds more
 
 
@@ -140,10 +141,9 @@ def read_labels(
             list(threads.map(lambda shard: _read_shard(shard[0], data, task), part))
             for part in (shards.training, shards.validation)
         )
-    _check_one_kind([*training, *validation], column=data.label)
-    kind = training[0].values.type
+    kind = _kind_of([*training, *validation], column=data.label)
     train_labels, val_labels = (
-        pa.chunked_array([chunk for labels in part for chunk in labels.values.chunks], kind)
+        pa.chunked_array([chunk for one in part for chunk in one.values.cast(kind).chunks], kind)
         for part in (training, validation)
     )
     task, scale = training[0].task, None
@@ -209,14 +209,19 @@ def _read_shard(uri: str, data: TrainData, wanted: Task | Literal["auto"]) -> _L
     return _Labels(uri, task, labels, rows)
 
 
-def _check_one_kind(shards: Sequence[_Labels], *, column: str) -> None:
-    first = shards[0]
-    for shard in shards:
+def _kind_of(shards: Sequence[_Labels], *, column: str) -> pa.DataType:
+    """The one type of all; lists that are empty throughout may be of another."""
+    telling = [shard for shard in shards if shard.values.type != EMPTY_LISTS]
+    if not telling:
+        return pa.list_(pa.string())
+    first = telling[0]
+    for shard in telling:
         if shard.values.type != first.values.type:
             raise SchemaError(
                 f"column {column!r} is {first.values.type} in {first.uri}, {shard.values.type} in "
                 f"{shard.uri}; write both as the same type"
             )
+    return first.values.type
 
 
 def _pieces(shards: Sequence[_Labels]) -> Iterator[Piece]:

@@ -28,6 +28,8 @@ def normalized(labels: pa.ChunkedArray, task: Task) -> pa.ChunkedArray:
     if task == "regression":
         return labels.cast(pa.float64(), safe=False)
     kind = labels.type.value_type if task == "multi_label" else labels.type
+    if task == "multi_label" and pa.types.is_null(kind):
+        return labels.cast(pa.list_(kind))
     item = pa.int64() if pa.types.is_integer(kind) else pa.string()
     return labels.cast(pa.list_(item) if task == "multi_label" else item)
 

@@ -179,6 +179,13 @@ def test_lists_of_labels_become_a_matrix_and_an_empty_list_is_a_row(write_shards
     assert labelled.targets.tolist() == expected + [[False, False]] * 2
 
 
+def test_a_shard_whose_lists_are_all_empty_stands_beside_any(write_shards: Write) -> None:
+    empty = rows([[], []], pa.list_(pa.null()))
+    labelled = read(write_shards({"a": empty, "b": rows([[7], [7, 9], [9], []] * 4)}))
+    assert labelled.labels == ("7", "9")
+    assert labelled.targets[:3].tolist() == [[False, False], [False, False], [True, False]]
+
+
 @pytest.mark.parametrize("of", [pa.list_, pa.large_list, pa.list_view])
 def test_integers_and_dictionaries_in_lists_are_read(write_shards: Write, of: Any) -> None:
     numbers = read(write_shards({"a": rows([[10, 9], [9], [-1], []] * 4, of(pa.int16()))}))
