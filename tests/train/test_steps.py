@@ -1,5 +1,6 @@
 """N ranks take the same steps as one with the N-fold batch; a loss that is no number stops all."""
 
+import faulthandler
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,6 +39,7 @@ LABELS = ("no", "yes")
 GLOBAL_BATCH = 6
 NUM_ROWS = 43  # 7 full batches and one of a single row, so a second rank has none
 EPOCHS = 3
+HANGS_AFTER_S = 200
 
 
 class Trainer:
@@ -120,6 +122,7 @@ def weighted(trainer: Trainer, *, accumulation_steps: int) -> list[float]:
 def _rank(rank: int, base: Base, examples: Examples, folder: str) -> None:
     """What a process of the two-rank run does; leaves its losses and predictions in a file."""
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/meet",
@@ -139,6 +142,7 @@ def _rank(rank: int, base: Base, examples: Examples, folder: str) -> None:
         Path(f"{folder}/rank{rank}.txt").write_text(str(error))
     dist.barrier()  # neither leaves while the other still listens
     dist.destroy_process_group()
+    os._exit(0)  # without an interpreter's end, which threads of torch could hold up
 
 
 @pytest.mark.parametrize("windowed", [False, True])
