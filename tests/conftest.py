@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +32,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Converted and fetched models of the tests stay with the tests."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _memory_limit(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test leaves of a limit must not make others fail; the summary of warnings names it."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    yield
+    if resource.getrlimit(resource.RLIMIT_DATA) != before:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+        warnings.warn(f"{request.node.name} left a limit on memory behind", stacklevel=1)
 
 
 @pytest.fixture(scope="session")
