@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -70,6 +71,17 @@ def classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     BertForSequenceClassification(config).save_pretrained(folder)
     BertTokenizerFast(vocab=str(vocabulary), model_max_length=64).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def base_without_dropout(tmp_path_factory: pytest.TempPathFactory, classifier_folder: Path) -> Path:
+    """The same, to be trained with the same losses however its rows are shared out."""
+    base = tmp_path_factory.mktemp("without_dropout") / "base"
+    shutil.copytree(classifier_folder, base)
+    settings = json.loads((base / "config.json").read_text())
+    without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (base / "config.json").write_text(json.dumps({**settings, **without}))
+    return base
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,16 +32,10 @@ WORDS = "film plot the a is was very story actor".split()
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, classifier_folder: Path) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory, base_without_dropout: Path) -> Path:
     """A folder with a base model without dropout, and shards that can be learnt."""
     root = tmp_path_factory.mktemp("training")
-    base = root / "base"
-    base.mkdir()
-    for path in classifier_folder.iterdir():
-        (base / path.name).write_bytes(path.read_bytes())
-    settings = json.loads((base / "config.json").read_text())
-    without = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (base / "config.json").write_text(json.dumps({**settings, **without}))
+    shutil.copytree(base_without_dropout, root / "base")
 
     random = np.random.default_rng(0)
     labels = random.permutation(["neg", "pos"] * 33)[:NUM_ROWS].tolist()
