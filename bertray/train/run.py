@@ -6,15 +6,13 @@ ray job submit -- python jobs/train.py configs/demo/train.yaml
 labels -> split -> augment, tokenize (Ray Data) -> workers (Ray Train) -> best checkpoint -> bundle
 """
 
-import json
 import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -32,42 +30,22 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
-from transformers import PreTrainedModel
 
 from bertray import cluster, storage
 from bertray.cluster import Resources
-from bertray.config import Scaling, TrainConfig, dump_config
+from bertray.config import Scaling, TrainConfig
 from bertray.errors import BertrayError, ConfigError, DataError
-from bertray.model.backend import Device
-from bertray.model.bundle import (
-    Bundle,
-    Manifest,
-    load_tokenizer,
-    open_bundle,
-    package_versions,
-    save_bundle,
-)
-from bertray.text.long import LongText
 from bertray.train import lineage as folder
 from bertray.train import loop
-from bertray.train.augment import Augmenter, choose_rows, load_rewrite, open_augmenter
-from bertray.train.base import Base, folder_of, load_base, load_checkpoint, open_base
-from bertray.train.curves import draw_curves
 from bertray.train.data import encode
-from bertray.train.labels import Labelled, list_shards, read_labels
-from bertray.train.layers import freeze, num_frozen
+from bertray.train.job import Job, prepare
 from bertray.train.loop import Epoch, WorkerJob, train_worker
 from bertray.train.loss import make_loss
-from bertray.train.measure import metric_of
-from bertray.train.optim import parameter_groups
+from bertray.train.outcome import TrainSummary, read_summary, write_bundle, write_course
 from bertray.train.steps import Step
-from bertray.train.teacher import KEY as TEACHER
-from bertray.train.teacher import Teacher, make_teacher
 
 __all__ = ["Epoch", "Event", "Start", "Step", "TrainSummary", "train"]
 
-CONFIG, SUMMARY = "_config.yaml", "_training.json"
-STEPS, CURVES = "_steps.jsonl", "_curves.png"
 MAX_FAILURES = 3  # times that a lost worker sends all of them back to the last epoch
 CPU_SHARE = 0.8  # of the cluster that workers reserve on CPU; the rest is for Ray's own tasks
 
@@ -94,76 +72,6 @@ class Start:
 Event = Start | Step | Epoch
 
 
-@dataclass(frozen=True)
-class TrainSummary:
-    """What a bundle's training was.
-
-    Attributes:
-        epochs: in order; those of an interrupted attempt included.
-        best_epoch: the one whose weights were kept, counted from 1.
-        labels: label names in label-id order.
-        num_rows: trained on, copies included.
-        num_validation_rows: validated on.
-        num_rows_left_out: held no text.
-        seconds: wall clock of the run that finished it, from the cluster's start on.
-        copies: of ``num_rows``, how many each method of augmentation has made.
-        is_new: False if the bundle was there already.
-    """
-
-    epochs: tuple[Epoch, ...]
-    best_epoch: int
-    labels: tuple[str, ...]
-    num_rows: int
-    num_validation_rows: int
-    num_rows_left_out: int
-    seconds: float
-    copies: dict[str, int] = field(default_factory=dict)
-    is_new: bool = True
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Of the validation rows, at the epoch that was kept."""
-        return self.epochs[self.best_epoch - 1].metrics
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens trained on, padding not counted, by the seconds of the optimizer steps."""
-        seconds = sum(epoch.seconds for epoch in self.epochs)
-        return sum(epoch.num_tokens for epoch in self.epochs) / seconds
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training whose inputs have been checked; the metric is the one that picks an epoch."""
-
-    config: TrainConfig
-    base: Base
-    lineage: dict[str, str]
-    labelled: Labelled
-    metric: str
-    augmenter: Augmenter | None
-    teacher: Bundle | None
-
-    def teacher_on(self, device: Device) -> Teacher | None:
-        """How the teacher is computed.
-
-        Raises:
-            ConfigError: its labels are not those of the rows.
-        """
-        if self.teacher is None:
-            return None
-        return make_teacher(
-            self.teacher, task=self.labelled.task, labels=self.labelled.labels, device=device
-        )
-
-    @property
-    def max_copies(self) -> int:
-        """Rows that augmentation adds at most."""
-        if self.augmenter is None:
-            return 0
-        return self.augmenter.num_copies * len(choose_rows(self.labelled, self.augmenter))
-
-
 def train(
     config: TrainConfig, *, on_progress: Callable[[Event], None] = lambda event: None
 ) -> TrainSummary:
@@ -177,8 +85,9 @@ def train(
         BertrayError: the workers were lost more often than is made up for.
     """
     job = prepare(config)
-    if isinstance(job, TrainSummary):
-        return job
+    if job is None:
+        folder.finish(config.output.path)
+        return read_summary(config.output.path)
     held = int(job.labelled.is_validation.sum())
     on_progress(
         Start(
@@ -255,53 +164,6 @@ def train(
         write_course(Path(made), steps_of(result), summary, metric=job.metric)
         folder.publish(Path(made), config.output.path)
     return summary
-
-
-def prepare(config: TrainConfig) -> Job | TrainSummary:
-    """Look at everything that can be wrong, without a cluster; a summary if all is done."""
-    output = config.output
-    shards = list_shards(config.data)
-    base = open_base(config.model, LongText(**config.text.model_dump()))
-    augmenter = open_augmenter(config.augmentation, seed=config.training.seed)
-    named = config.distillation.teacher
-    teacher = open_bundle(named, key=TEACHER) if named is not None else None
-    lineage = folder.lineage_of(
-        config, base=base, data_digest=shards.digest, augmenter=augmenter, teacher=teacher
-    )
-    found = folder.find_equal(output.path, lineage, base=config.model.base, replace=output.replace)
-    if found is not None:
-        folder.finish(output.path)
-        return read_summary(output.path)
-    training = config.training
-    labelled = read_labels(shards, config.data, seed=training.seed, task=training.task)
-    metric = metric_of(training, labelled.task)
-    check(config, load_base(base, labels=labelled.labels, seed=0, task=labelled.task), labelled)
-    if augmenter is not None:
-        for method in config.augmentation.methods:
-            load_rewrite(augmenter, method)
-    job = Job(config, base, lineage, labelled, metric, augmenter, teacher)
-    job.teacher_on("cpu")  # its labels are looked at here
-    return job
-
-
-def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> None:
-    """Find here, not in every worker, what the model or the labels do not allow.
-
-    Raises:
-        ConfigError: layers or labels are named that are not there, or the loss cannot be had.
-    """
-    training = config.training
-    num_layers = model.config.num_hidden_layers
-    freeze(model, num_layers=num_frozen(training, epoch=0, num_layers=num_layers))
-    freeze(model, num_layers=training.freeze_layers)
-    parameter_groups(model, config.optim)
-    make_loss(
-        training,
-        task=labelled.task,
-        labels=labelled.labels,
-        targets=labelled.targets,
-        scale=labelled.scale,
-    )
 
 
 def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
@@ -393,47 +255,8 @@ def best_checkpoint(result: Result) -> tuple[Any, dict[str, Any]]:
     return max(of_epochs, key=lambda pair: float(pair[1][loop.SCORE]))
 
 
-def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) -> None:
-    """Fill a local folder with the bundle."""
-    save_bundle(
-        made,
-        model=load_checkpoint(weights, job.base),
-        tokenizer=load_tokenizer(folder_of(job.base)),
-        manifest=Manifest(
-            labels=list(summary.labels),
-            task=job.labelled.task,
-            max_length=job.base.max_length,
-            base=job.config.model.base,
-            metrics=summary.metrics,
-            lineage=job.lineage,
-            versions=package_versions(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            long_text=job.base.long_text,
-            thresholds=summary.epochs[summary.best_epoch - 1].thresholds,
-            scale=asdict(scale) if (scale := job.labelled.scale) is not None else None,
-            head=job.base.head,
-        ),
-    )
-    (made / CONFIG).write_text(dump_config(job.config), encoding="utf-8")
-    (made / SUMMARY).write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
-
-
 def steps_of(result: Result) -> list[Step]:
     """The optimizer steps of the whole training; the latest checkpoint knows them all."""
     latest: Any = result.checkpoint
     with latest.filesystem.open_input_stream(f"{latest.path}/{loop.STEPS}") as file:
         return loop.read_steps(file.read().decode())
-
-
-def write_course(made: Path, steps: Sequence[Step], summary: TrainSummary, *, metric: str) -> None:
-    """Put each step as a line of JSON, and the curves, beside the model."""
-    (made / STEPS).write_text(loop.write_steps(steps), encoding="utf-8")
-    draw_curves(made / CURVES, steps, summary.epochs, metric=metric, best_epoch=summary.best_epoch)
-
-
-def read_summary(output: str) -> TrainSummary:
-    """The summary of a finished training."""
-    stored: dict[str, Any] = storage.get_json(storage.join(output, SUMMARY)) or {}
-    stored["epochs"] = tuple(Epoch(**epoch) for epoch in stored["epochs"])
-    stored["labels"] = tuple(stored["labels"])
-    return TrainSummary(**{**stored, "is_new": False})

@@ -1,283 +1,79 @@
-"""What train() does before a cluster starts: every mistake is found, finished work is found too."""
+"""Workers fit the cluster; what they say reaches the caller, progress in order, as one error."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from queue import Queue
+from types import SimpleNamespace
 from typing import Any
 
-import pyarrow as pa
 import pytest
-import torch
+from ray.train import Checkpoint, WorkerGroupError
 
 from bertray.cluster import Resources
-from bertray.config import Scaling, TrainConfig, TrainModel, load_config
-from bertray.errors import BertrayError, ConfigError, ModelError, OutputError
-from bertray.model.bundle import open_bundle, read_manifest
-from bertray.text.long import LongText
-from bertray.train import lineage as folder
-from bertray.train.base import load_base, open_base
-from bertray.train.loop import Epoch, save_state
-from bertray.train.optim import make_optimizer, make_schedule
-from bertray.train.precision import Precision
-from bertray.train.run import Job, TrainSummary, plan_scaling, prepare, train, write_bundle
-
-Write = Callable[..., Path]
-METRICS = {"accuracy": 0.5, "macro_f1": 0.4, "loss": 0.7}
+from bertray.config import Scaling
+from bertray.errors import BertrayError, ConfigError, DataError, ModelError
+from bertray.train import loop
+from bertray.train.loop import SCORE
+from bertray.train.run import best_checkpoint, fit, plan_scaling
+from bertray.train.steps import NonFiniteLossError
 
 
-@pytest.fixture
-def config(write_shards: Write, classifier_folder: Path, tmp_path: Path) -> TrainConfig:
-    shards = {"a": pa.table({"text": ["good film"] * 20, "label": ["x", "y"] * 10})}
-    return load_config(
-        TrainConfig,
-        None,
-        [
-            f"model.base={classifier_folder}",
-            f"data.train={write_shards(shards)}",
-            f"output.path={tmp_path / 'out'}",
-        ],
-    )
+class Trainer:
+    """Ends as it is told."""
+
+    def __init__(self, ending: Any) -> None:
+        self.ending = ending
+
+    def fit(self) -> Any:
+        if isinstance(self.ending, Exception):
+            raise self.ending
+        return self.ending
 
 
-def changed(config: TrainConfig, **sections: dict[str, Any]) -> TrainConfig:
-    values = config.model_dump()
-    for name, section in sections.items():
-        values[name] |= section
-    return TrainConfig.model_validate(values)
+def fit_with(ending: Any, *events: Any, seen: list[Any] | None = None) -> Any:
+    queue: Queue[Any] = Queue()
+    for event in events:
+        queue.put(event)
+    on_progress = [].append if seen is None else seen.append
+    return fit(Trainer(ending), events=queue, on_progress=on_progress)  # type: ignore[arg-type]
 
 
-def ready(config: TrainConfig) -> Job:
-    job = prepare(config)
-    assert isinstance(job, Job)
-    return job
+def test_all_events_are_passed_on_in_order() -> None:
+    seen: list[Any] = []
+    result = SimpleNamespace(return_value=None)
+    assert fit_with(result, *range(5), seen=seen) is result
+    assert seen == list(range(5))
 
 
-def finish(config: TrainConfig, tmp_path: Path) -> Job:
-    """Put the bundle in place that a training would have made."""
-    job = ready(config)
-    folder.begin(config.output.path, job.lineage)
-    model = load_base(job.base, labels=job.labelled.labels, seed=0)
-    optimizer = make_optimizer(model, config.optim)
-    weights, made = tmp_path / "weights", tmp_path / "made"
-    for path in (weights, made):
-        path.mkdir(exist_ok=True)
-    schedule = make_schedule(optimizer, config.optim, num_steps=1)
-    precision = Precision("auto", torch.device("cpu"))
-    save_state(weights, [], model, optimizer, schedule, precision=precision)
-    summary = TrainSummary(
-        epochs=(Epoch(1, 0.7, METRICS, 18, 72, 2.0),),
-        best_epoch=1,
-        labels=job.labelled.labels,
-        num_rows=18,
-        num_validation_rows=2,
-        num_rows_left_out=0,
-        seconds=3.0,
-    )
-    write_bundle(made, weights=weights, job=job, summary=summary)
-    folder.publish(made, config.output.path)
-    return job
-
-
-def test_a_finished_bundle_is_returned_at_once(config: TrainConfig, tmp_path: Path) -> None:
-    finish(config, tmp_path)
-    events: list[object] = []
-    summary = train(config, on_progress=events.append)  # no cluster is there to start on
-    assert not events
-    assert not summary.is_new
-    assert summary.metrics == METRICS
-    assert summary.tokens_per_s == 36
-    assert train(changed(config, output={"replace": True})) == summary
-
-
-def test_what_an_interrupted_publication_left_behind_is_swept(
-    config: TrainConfig, tmp_path: Path
+def test_a_loss_that_is_no_number_ends_the_run_without_another_try(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job = finish(config, tmp_path)
-    folder.begin(config.output.path, job.lineage)  # as if killed before the last removal
-    assert not train(config).is_new
-    assert not (Path(config.output.path) / folder.RUN).exists()
+    def meets_nan(job: object) -> None:
+        raise NonFiniteLossError("step 3 of 9: the loss is nan")
+
+    monkeypatch.setattr(loop, "_Worker", meets_nan)
+    said = loop.train_worker({"job": None})  # returned: what is raised, Ray tries again
+    with pytest.raises(DataError, match="step 3 of 9"):
+        fit_with(SimpleNamespace(return_value=said))
 
 
-def test_the_bundle_says_what_it_was_made_of(config: TrainConfig, tmp_path: Path) -> None:
-    job = finish(config, tmp_path)
-    manifest = read_manifest(config.output.path)
-    assert manifest is not None
-    assert manifest.lineage == job.lineage
-    assert manifest.labels == ["x", "y"]
-    assert manifest.metrics == METRICS
-    assert load_config(TrainConfig, Path(config.output.path) / "_config.yaml") == config
+def test_an_error_of_ours_comes_out_of_the_workers_as_it_was() -> None:
+    own = ModelError("model.base=x: digest a on this node, b on the driver")
+    with pytest.raises(ModelError) as caught:
+        fit_with(WorkerGroupError("long story", {0: RuntimeError("gloo"), 1: own}))
+    assert caught.value is own
 
 
-@pytest.mark.parametrize(
-    ("sections", "named"),
-    [
-        ({"optim": {"learning_rate": 1e-4}}, "optim.learning_rate: 2e-05 there, 0.0001 here"),
-        ({"training": {"num_epochs": 7}}, "training.num_epochs: 3 there, 7 here"),
-        ({"model": {"max_length": 16}}, "model.max_length: 64 there, 16 here"),
-        ({"scaling": {"num_workers": 2}}, "scaling.num_workers: 1 there, 2 here"),
-    ],
-)
-def test_other_settings_are_refused_by_name_unless_told_to_replace(
-    config: TrainConfig, tmp_path: Path, sections: dict[str, Any], named: str
-) -> None:
-    finish(config, tmp_path)
-    other = changed(config, **sections)
-    with pytest.raises(OutputError, match=rf"{named}\).*output\.replace=true"):
-        prepare(other)
-    assert ready(changed(other, output={"replace": True})).config.output.replace
+def test_any_other_failure_says_in_one_line_how_to_go_on() -> None:
+    story = "Traceback\n  File x\nMemoryError: no room"
+    with pytest.raises(BertrayError, match=r"^training failed.*no room; the same command.*$"):
+        fit_with(WorkerGroupError("long story", {0: RuntimeError(story)}))
 
 
-def test_augmentation_is_named_in_the_lineage_and_its_rows_are_announced(
-    config: TrainConfig, tmp_path: Path, wordnet_folder: Path, masked_folder: Path
-) -> None:
-    assert not any("augmentation" in key for key in finish(config, tmp_path).lineage)
-    settings = {
-        "methods": ["synonyms", "masked"],
-        "row_share": 0.5,
-        "wordnet": str(wordnet_folder),
-        "masked_model": str(masked_folder),
-    }
-    augmented = changed(config, augmentation=settings)
-    with pytest.raises(OutputError, match=r"augmentation\.methods: not known there"):
-        prepare(augmented)
-    job = ready(changed(augmented, output={"path": str(tmp_path / "other")}))
-    assert job.max_copies == 2 * 9  # half of 18 training rows, by two methods
-    assert job.lineage["augmentation.row_share"] == "0.5"
-    for key in ("augmentation.wordnet", "augmentation.masked_model"):
-        assert len(job.lineage[key]) >= 64  # a digest, not a place
-
-
-def test_other_data_and_another_base_are_refused_by_name(
-    config: TrainConfig, tmp_path: Path, write_shards: Write
-) -> None:
-    job = finish(config, tmp_path)
-    write_shards({"b": pa.table({"text": ["bad"], "label": ["x"]})})
-    with pytest.raises(OutputError, match=r"data\.train or data\.validation"):
-        prepare(config)
-    (Path(config.data.train) / "b.parquet").unlink()
-    lineage = {**job.lineage, "base": "another"}
-    with pytest.raises(OutputError, match=r"model\.base"):
-        folder.find_equal(config.output.path, lineage, base="b", replace=False)
-
-
-def test_where_things_lie_and_how_fast_they_run_is_no_part_of_the_lineage(
-    config: TrainConfig,
-) -> None:
-    other = changed(config, scaling={"num_threads": 4, "use_gpu": False}, output={"path": "x"})
-    assert ready(config).lineage == ready(other).lineage
-
-
-def test_a_replaced_bundle_leaves_no_file_behind(config: TrainConfig, tmp_path: Path) -> None:
-    finish(config, tmp_path)
-    stale = Path(config.output.path) / "model-00001-of-00002.safetensors"
-    stale.write_bytes(b"")
-    finish(changed(config, optim={"learning_rate": 1.0}, output={"replace": True}), tmp_path)
-    assert not stale.exists()
-
-
-def test_publishing_that_is_cut_short_leaves_no_bundle(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put: list[str] = []
-
-    def dies_at_the_config(staged: Path, uri: str, **options: bool) -> bool:
-        put.append(Path(uri).name)
-        if put[-1] == folder.MODEL_CONFIG:
-            raise KeyboardInterrupt
-        staged.replace(uri)
-        return True
-
-    with monkeypatch.context() as patch:
-        patch.setattr("bertray.train.lineage.storage.publish", dies_at_the_config)
-        with pytest.raises(KeyboardInterrupt):
-            finish(config, tmp_path)
-    assert "model.safetensors" in put
-    output = Path(config.output.path)
-    assert not (output / "config.json").exists()
-    assert not (output / "bertray.json").exists()
-    assert put.index("model.safetensors") < put.index("config.json")
-    assert ready(config)  # and the next run goes on
-
-
-def test_a_folder_that_is_not_ours_is_left_alone(config: TrainConfig) -> None:
-    output = Path(config.output.path)
-    output.mkdir()
-    (output / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"output\.path=.*no bertray train has written"):
-        prepare(changed(config, output={"replace": True}))
-    assert (output / "thesis.txt").read_text() == "mine"
-
-
-def test_a_file_at_the_output_path_is_an_error(config: TrainConfig) -> None:
-    Path(config.output.path).write_text("")
-    with pytest.raises(OutputError, match="is a file"):
-        prepare(config)
-
-
-def test_an_unfinished_training_of_our_own_is_no_obstacle(config: TrainConfig) -> None:
-    folder.begin(config.output.path, {"of": "another try"})
-    assert ready(config)
-
-
-def test_a_base_that_cannot_be_reached_names_its_key(config: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"model\.base=.*no-such-model"):
-        prepare(changed(config, model={"base": "no-such-model"}))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match=r"model\.base=.*config\.json"):
-        prepare(changed(config, model={"base": str(tmp_path / "empty")}))
-
-
-def test_an_encoder_with_missing_layers_is_refused(
-    config: TrainConfig, classifier_folder: Path, tmp_path: Path
-) -> None:
-    import json
-    import shutil
-
-    broken = shutil.copytree(classifier_folder, tmp_path / "broken")
-    settings = json.loads((broken / "config.json").read_text())
-    (broken / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 3}))
-    with pytest.raises(ModelError, match=r"the weights lack bert\.encoder\.layer\.2"):
-        prepare(changed(config, model={"base": str(broken)}))
-
-
-def test_a_length_beyond_the_models_positions_is_refused(config: TrainConfig) -> None:
-    with pytest.raises(ConfigError, match=r"model\.max_length=65: .* takes 64 tokens"):
-        prepare(changed(config, model={"max_length": 65}))
-
-
-@pytest.mark.parametrize(
-    ("training", "named"),
-    [
-        ({"freeze_layers": 3}, r"training\.freeze_layers=3: the model has 2 layers"),
-        ({"class_weights": {"z": 2}}, r"training\.class_weights: no row has the label 'z'"),
-    ],
-)
-def test_layers_and_labels_that_are_not_there_are_refused(
-    config: TrainConfig, training: dict[str, Any], named: str
-) -> None:
-    with pytest.raises(ConfigError, match=named):
-        prepare(changed(config, training=training))
-
-
-def test_what_becomes_of_long_texts_travels_in_the_bundle(
-    config: TrainConfig, tmp_path: Path
-) -> None:
-    wanted = {"long": "window", "stride": 3, "max_windows": 5, "aggregate": "max"}
-    finish(changed(config, text=wanted), tmp_path)
-    assert open_bundle(config.output.path).long_text == LongText(**wanted)
-    with pytest.raises(OutputError, match=r'text\.long: "window" there, "truncate" here'):
-        prepare(config)
-
-
-def test_windows_that_share_all_they_hold_are_refused(config: TrainConfig) -> None:
-    with pytest.raises(ConfigError, match=r"text\.stride=62; set a smaller"):
-        prepare(changed(config, text={"long": "window", "stride": 62}))
-
-
-def test_a_base_that_changed_since_the_driver_saw_it_is_refused(classifier_folder: Path) -> None:
-    base = open_base(TrainModel(base=str(classifier_folder)))
-    with pytest.raises(ModelError, match="on this node"):
-        load_base(replace(base, digest="0" * 64), labels=("x", "y"), seed=0)
+def test_the_best_epoch_has_the_best_score_and_what_is_within_one_has_none(tmp_path: Path) -> None:
+    scores = {"a": {SCORE: -0.5}, "b": {SCORE: -0.4}, "within": {}}
+    pairs = [(Checkpoint(str(tmp_path / name)), told) for name, told in scores.items()]
+    result: Any = SimpleNamespace(best_checkpoints=pairs)
+    assert Path(best_checkpoint(result)[0].path).name == "b"
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,12 @@ from bertray.model.bundle import open_bundle
 from bertray.train.base import Base, load_base
 from bertray.train.data import in_row_order, tokenize
 from bertray.train.examples import Examples, select
+from bertray.train.job import Job, prepare
 from bertray.train.labels import list_shards, read_labels
 from bertray.train.loss import CrossEntropy
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import plan_epoch
 from bertray.train.precision import Precision
-from bertray.train.run import Job, prepare
 from bertray.train.steps import predict, train_steps
 from bertray.train.teacher import Teacher, make_teacher, teach
 

@@ -1,0 +1,98 @@
+"""A training whose inputs have been checked: model, data, labels, settings. No cluster yet."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from bertray.config import TrainConfig
+from bertray.model.backend import Device
+from bertray.model.bundle import Bundle, open_bundle
+from bertray.text.long import LongText
+from bertray.train import lineage as folder
+from bertray.train.augment import Augmenter, choose_rows, load_rewrite, open_augmenter
+from bertray.train.base import Base, load_base, open_base
+from bertray.train.labels import Labelled, list_shards, read_labels
+from bertray.train.layers import freeze, num_frozen
+from bertray.train.loss import make_loss
+from bertray.train.measure import metric_of
+from bertray.train.optim import parameter_groups
+from bertray.train.teacher import KEY as TEACHER
+from bertray.train.teacher import Teacher, make_teacher
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training starts from; the metric is the one that picks an epoch."""
+
+    config: TrainConfig
+    base: Base
+    lineage: dict[str, str]
+    labelled: Labelled
+    metric: str
+    augmenter: Augmenter | None
+    teacher: Bundle | None
+
+    def teacher_on(self, device: Device) -> Teacher | None:
+        """How the teacher is computed.
+
+        Raises:
+            ConfigError: its labels are not those of the rows.
+        """
+        if self.teacher is None:
+            return None
+        return make_teacher(
+            self.teacher, task=self.labelled.task, labels=self.labelled.labels, device=device
+        )
+
+    @property
+    def max_copies(self) -> int:
+        """Rows that augmentation adds at most."""
+        if self.augmenter is None:
+            return 0
+        return self.augmenter.num_copies * len(choose_rows(self.labelled, self.augmenter))
+
+
+def prepare(config: TrainConfig) -> Job | None:
+    """Look at everything that can be wrong, without a cluster; None if the bundle is there."""
+    output = config.output
+    shards = list_shards(config.data)
+    base = open_base(config.model, LongText(**config.text.model_dump()))
+    augmenter = open_augmenter(config.augmentation, seed=config.training.seed)
+    named = config.distillation.teacher
+    teacher = open_bundle(named, key=TEACHER) if named is not None else None
+    lineage = folder.lineage_of(
+        config, base=base, data_digest=shards.digest, augmenter=augmenter, teacher=teacher
+    )
+    found = folder.find_equal(output.path, lineage, base=config.model.base, replace=output.replace)
+    if found is not None:
+        return None
+    training = config.training
+    labelled = read_labels(shards, config.data, seed=training.seed, task=training.task)
+    metric = metric_of(training, labelled.task)
+    check(config, load_base(base, labels=labelled.labels, seed=0, task=labelled.task), labelled)
+    if augmenter is not None:
+        for method in config.augmentation.methods:
+            load_rewrite(augmenter, method)
+    job = Job(config, base, lineage, labelled, metric, augmenter, teacher)
+    job.teacher_on("cpu")  # its labels are looked at here
+    return job
+
+
+def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> None:
+    """Find here, not in every worker, what the model or the labels do not allow.
+
+    Raises:
+        ConfigError: layers or labels are named that are not there, or the loss cannot be had.
+    """
+    training = config.training
+    num_layers = model.config.num_hidden_layers
+    freeze(model, num_layers=num_frozen(training, epoch=0, num_layers=num_layers))
+    freeze(model, num_layers=training.freeze_layers)
+    parameter_groups(model, config.optim)
+    make_loss(
+        training,
+        task=labelled.task,
+        labels=labelled.labels,
+        targets=labelled.targets,
+        scale=labelled.scale,
+    )

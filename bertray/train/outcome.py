@@ -1,0 +1,97 @@
+"""What a training leaves: its bundle, the course it took, and a summary of both."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bertray import storage
+from bertray.config import dump_config
+from bertray.model.bundle import Manifest, load_tokenizer, package_versions, save_bundle
+from bertray.train.base import folder_of, load_checkpoint
+from bertray.train.curves import draw_curves
+from bertray.train.job import Job
+from bertray.train.loop import Epoch, write_steps
+from bertray.train.steps import Step
+
+CONFIG, SUMMARY = "_config.yaml", "_training.json"
+STEPS, CURVES = "_steps.jsonl", "_curves.png"
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a bundle's training was.
+
+    Attributes:
+        epochs: in order; those of an interrupted attempt included.
+        best_epoch: the one whose weights were kept, counted from 1.
+        labels: label names in label-id order.
+        num_rows: trained on, copies included.
+        num_validation_rows: validated on.
+        num_rows_left_out: held no text.
+        seconds: wall clock of the run that finished it, from the cluster's start on.
+        copies: of ``num_rows``, how many each method of augmentation has made.
+        is_new: False if the bundle was there already.
+    """
+
+    epochs: tuple[Epoch, ...]
+    best_epoch: int
+    labels: tuple[str, ...]
+    num_rows: int
+    num_validation_rows: int
+    num_rows_left_out: int
+    seconds: float
+    copies: dict[str, int] = field(default_factory=dict)
+    is_new: bool = True
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the validation rows, at the epoch that was kept."""
+        return self.epochs[self.best_epoch - 1].metrics
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens trained on, padding not counted, by the seconds of the optimizer steps."""
+        seconds = sum(epoch.seconds for epoch in self.epochs)
+        return sum(epoch.num_tokens for epoch in self.epochs) / seconds
+
+
+def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) -> None:
+    """Fill a local folder with the bundle."""
+    save_bundle(
+        made,
+        model=load_checkpoint(weights, job.base),
+        tokenizer=load_tokenizer(folder_of(job.base)),
+        manifest=Manifest(
+            labels=list(summary.labels),
+            task=job.labelled.task,
+            max_length=job.base.max_length,
+            base=job.config.model.base,
+            metrics=summary.metrics,
+            lineage=job.lineage,
+            versions=package_versions(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            long_text=job.base.long_text,
+            thresholds=summary.epochs[summary.best_epoch - 1].thresholds,
+            scale=asdict(scale) if (scale := job.labelled.scale) is not None else None,
+            head=job.base.head,
+        ),
+    )
+    (made / CONFIG).write_text(dump_config(job.config), encoding="utf-8")
+    (made / SUMMARY).write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+
+
+def write_course(made: Path, steps: Sequence[Step], summary: TrainSummary, *, metric: str) -> None:
+    """Put each step as a line of JSON, and the curves, beside the model."""
+    (made / STEPS).write_text(write_steps(steps), encoding="utf-8")
+    draw_curves(made / CURVES, steps, summary.epochs, metric=metric, best_epoch=summary.best_epoch)
+
+
+def read_summary(output: str) -> TrainSummary:
+    """The summary of a finished training."""
+    stored: dict[str, Any] = storage.get_json(storage.join(output, SUMMARY)) or {}
+    stored["epochs"] = tuple(Epoch(**epoch) for epoch in stored["epochs"])
+    stored["labels"] = tuple(stored["labels"])
+    return TrainSummary(**{**stored, "is_new": False})
