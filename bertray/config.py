@@ -324,8 +324,10 @@ class InferenceModel(Section):
     """The model that predicts."""
 
     path: str = Field(
-        description="A bundle, or any Hugging Face sequence-classification folder, hub id or URI."
+        description="A bundle, any Hugging Face sequence-classification folder, hub id or URI, or "
+        "a version in `model.store`: `store://NAME@champion`, `store://NAME@3`."
     )
+    store: str | None = Field(None, description="Folder or URI of the model store.")
     max_length: Count | None = Field(
         None, description="Tokens a row is cut to. Default: as trained, else what the model allows."
     )

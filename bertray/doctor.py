@@ -85,7 +85,7 @@ def _cluster() -> Finding:
 def _model(config: ScoreConfig) -> Finding:
     from bertray.model.bundle import load_model, open_bundle
 
-    bundle = open_bundle(config.model.path)
+    bundle = open_bundle(config.model.path, root=config.model.store)
     load_model(bundle)
     return Finding(
         "model",

@@ -77,7 +77,7 @@ def evaluate(
 def prepare(config: EvaluateConfig) -> tuple[Bundle, Plan, Reading]:
     """Look at everything that can be wrong, without a cluster."""
     data = config.data
-    bundle = open_bundle(config.model.path)
+    bundle = open_bundle(config.model.path, root=config.model.store)
     check_pairs(bundle, data.text_pair, section="data")
     reading = Reading(
         data.text, data.text_pair, (data.label,), PREFIX, section="data", task=bundle.task

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from bertray import __version__, storage
 from bertray.errors import ConfigError, ModelError
+from bertray.model import store
 from bertray.model.cache import digest_of, fetch, with_safetensors
 from bertray.model.heads import Head, load_classifier
 from bertray.schema import Scale, Task
@@ -43,7 +44,7 @@ class Bundle:
     """A model folder on local disk, looked into but not loaded.
 
     Attributes:
-        source: what the user called it.
+        source: what the user called it; in a store the version that this was.
         location: the same, as any process of the cluster can use it: local paths made absolute.
         folder: where its files lie; a copy in the local cache if they had to be converted.
         labels: label names in label-id order.
@@ -106,19 +107,31 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
 
-def open_bundle(source: str, *, key: str = "model.path") -> Bundle:
+def open_bundle(source: str, *, key: str = "model.path", root: str | None = None) -> Bundle:
     """Find a model and look into it.
 
     Args:
-        source: a folder, a URI (copied to the local cache), or a hub id.
+        source: a folder, a URI (copied to the local cache), a hub id, or a version in a store.
         key: the setting that named it, for messages.
+        root: of the store.
 
     Raises:
-        ModelError: there is no such model, or it is no sequence-classification model.
+        ConfigError: it is in a store, and which one is not said.
+        ModelError: there is no such model, or it is no sequence-classification model; or its files
+            are not those that were put into the store.
     """
-    folder = fetch(source, key=key)
-    location = str(folder) if Path(source).expanduser().exists() else source
+    version = store.find(root, source, key=key) if store.is_reference(source) else None
+    place = source
+    if version is not None:
+        source, place = version.reference, version.location
+    folder = fetch(place, key=key)
+    location = str(folder) if Path(place).expanduser().exists() else place
     digest = digest_of(folder)
+    if version is not None and digest != version.digest:
+        raise ModelError(
+            f"{key}={source}: {place} holds other files (digest {digest[:12]}) than were put there "
+            f"(digest {version.digest[:12]}); restore them, or name another version"
+        )
     folder = with_safetensors(folder, digest, source=source)
     config = read_config(folder, source=source, key=key)
     manifest = read_manifest(str(folder))

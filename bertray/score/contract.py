@@ -50,7 +50,7 @@ class Contract:
 def contract_of(config: ScoreConfig, bundle: "Bundle") -> Contract:
     """The contract a run asks for. Where the output lies and who computes it is no part of it."""
     settings = {
-        "model": config.model.model_dump(exclude={"path"}),
+        "model": config.model.model_dump(exclude={"path", "store"}),
         "input": config.input.model_dump(exclude=NOT_IN_CONTRACT),
         "output.prefix": config.output.prefix,
     }

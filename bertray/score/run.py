@@ -95,7 +95,7 @@ def prepare(config: ScoreConfig) -> Job:
     """Look at everything that can be wrong, without a cluster and without writing a byte."""
     source, output = config.input, config.output
     folder.check_place(output.path, source.path)
-    bundle = open_bundle(config.model.path)
+    bundle = open_bundle(config.model.path, root=config.model.store)
     check_pairs(bundle, source.text_pair, section="input")
     # Checks the settings too; on which device class they will be used is not known yet.
     settings_of(config, bundle, device="cuda" if config.pool.wants_gpus else "cpu")

@@ -42,7 +42,7 @@ def main(model: str, source: str, folder: str) -> None:
     run.launch = without_cluster
     bundle = run.open_bundle(model)
     run.open_bundle, run.load_model = (
-        lambda path: bundle,
+        lambda path, **_: bundle,
         lambda bundle: None,
     )  # read once is enough
     config_of = config_with(model, source)
