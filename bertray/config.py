@@ -459,10 +459,114 @@ class EvaluateData(Section):
     label: str = Field("label", description="Column that holds the true label.")
 
 
+class Gate(Section):
+    """Whether the model may go into use; exit code 4 if not."""
+
+    store: str | None = Field(
+        None,
+        description="Folder or URI of a model store. The model is put there, and becomes its "
+        "champion if every rule holds. Default: nothing is judged.",
+    )
+    name: str | None = Field(None, description="What the model is called there, as in `reviews`.")
+    at_least: dict[str, float] = Field(
+        {},
+        description="Metrics of metrics.json that must not be less, as in `{accuracy: 0.9}`; "
+        "`rows_per_s` too.",
+    )
+    at_most: dict[str, float] = Field(
+        {}, description="Metrics that must not be more, as in `{ece: 0.05}`."
+    )
+    slices_at_least: dict[str, float] = Field(
+        {},
+        description="The same for each value of each column of `data.slices` that 30 rows have; "
+        "of a metric where less is better it is the most there may be.",
+    )
+    metric: str | None = Field(
+        None,
+        description="Metric by which the champion is compared, on the same rows. Default: "
+        "`accuracy`, `macro_f1` where rows have several labels, `rmse` for numbers.",
+    )
+    margin: NonNegative = Field(0.0, description="That much worse than the champion is no worse.")
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(
+        0.95,
+        description="Refused if worse than the champion on more than this share of resamples of "
+        "the rows. One that is as good is promoted with about this probability.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Gate":
+        if (self.store is None) != (self.name is None):
+            raise ValueError(
+                f"gate.store={self.store} and gate.name={self.name} go together; give both"
+            )
+        rules = self.model_dump(exclude={"store", "name"}, exclude_defaults=True)
+        if self.store is None and rules:
+            raise ValueError(f"gate.{next(iter(rules))} needs gate.store and gate.name")
+        return self
+
+
 class ReportOutput(Section):
     """Where the metrics go."""
 
     path: str = Field(description="Folder or URI for metrics.json and report.md.")
+
+
+class Night(Section):
+    """What a night does beside scoring."""
+
+    on_new_model: Literal["keep", "rescore"] = Field(
+        "keep",
+        description="When the champion is another model than the one the output belongs to: go on "
+        "with that one, or (`rescore`) score all rows anew.",
+    )
+    label: str | None = Field(
+        None, description="Column of the scored shards that holds true labels, where there is one."
+    )
+    evaluation: str | None = Field(
+        None, description="Folder of metrics that the page shows: an `output.path` of evaluate."
+    )
+    sample_rows: Count = Field(20_000, description="New rows that are looked at, about.")
+    fail_on_drift: bool = Field(
+        False, description="Exit with code 4 if the new rows are not as on other nights."
+    )
+
+
+class History(Section):
+    """Where nights are kept: a record and a page each, and `index.html`."""
+
+    path: str | None = Field(
+        None, description="Folder or URI. Default: `output.path` with `-nights` after its name."
+    )
+
+
+class Challenger(Section):
+    """A model trained on fresh labels before the night's scoring, and judged by its gate."""
+
+    train: str | None = Field(None, description="YAML of bertray train.")
+    evaluate: str | None = Field(
+        None, description="YAML of bertray evaluate with a gate, of the model that `train` writes."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Challenger":
+        if (self.train is None) != (self.evaluate is None):
+            raise ValueError(
+                f"challenger.train={self.train} and challenger.evaluate={self.evaluate} go "
+                "together; give both"
+            )
+        return self
+
+
+class Alert(Section):
+    """Whom to tell."""
+
+    webhook: str | None = Field(
+        None, description="URL that takes a POST of JSON; it is kept in no file."
+    )
+    on: Literal["trouble", "always"] = Field(
+        "trouble",
+        description="Tell of nights with drift, quarantined shards or rows (`trouble`), or of all.",
+    )
 
 
 # --------------------------------------------------------------------------- the jobs
@@ -497,6 +601,7 @@ class EvaluateConfig(Section):
     model: InferenceModel
     text: InferenceText = InferenceText()  # type: ignore[call-arg]
     data: EvaluateData
+    gate: Gate = Gate()  # type: ignore[call-arg]
     pool: Pool = Pool()  # type: ignore[call-arg]
     output: ReportOutput
 
@@ -511,10 +616,21 @@ class ScoreConfig(Section):
     output: ScoredOutput
 
 
+class NightlyConfig(ScoreConfig):
+    """`bertray nightly`: score what is new, look at it, and say so on one page."""
+
+    night: Night = Night()  # type: ignore[call-arg]
+    history: History = History()  # type: ignore[call-arg]
+    explain: Explain = Explain()  # type: ignore[call-arg]
+    challenger: Challenger = Challenger()  # type: ignore[call-arg]
+    alert: Alert = Alert()  # type: ignore[call-arg]
+
+
 JOBS: dict[str, type[Section]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "score": ScoreConfig,
+    "nightly": NightlyConfig,
 }
 
 C = TypeVar("C", bound=Section)
