@@ -23,6 +23,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Alpha = Annotated[float, Field(gt=0.0, le=1.0)]
 Method = Literal["synonyms", "swap", "deletion", "masked", "back_translation"]
 Quarantine = Literal["quarantine", "fail"]
+CalibrationMethod = Literal["none", "temperature", "vector"]
 
 
 class Section(BaseModel):
@@ -283,6 +284,18 @@ class Distillation(Section):
     )
 
 
+class TrainCalibration(Section):
+    """Probabilities that say how often they turn out right, by what the validation rows say."""
+
+    method: CalibrationMethod = Field(
+        "none",
+        description="What scoring does to the model's logits: divides all of them by one number "
+        "(`temperature`; no label changes), or gives each label a factor and an offset (`vector`; "
+        "where a row has one label, that may change). Default: nothing, and probabilities are "
+        "those of plain transformers.",
+    )
+
+
 class Scaling(Section):
     """How many workers train, and on what."""
 
@@ -433,6 +446,31 @@ class Pool(Section):
         return self
 
 
+class Abstain(Section):
+    """No label for rows whose most probable one is not sure enough; they keep probabilities."""
+
+    below: Share | None = Field(
+        None,
+        description="A row whose most probable label is less probable has the status `abstained` "
+        "and no label. Only where rows have one label. Default: every row gets its label.",
+    )
+    precision: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None,
+        description="The same by the share of labels that is to be right, as the rows have it that "
+        "the bundle was trained or calibrated with; the bundle knows thresholds for 0.8, 0.85, "
+        "0.9, 0.95, 0.97, 0.98, 0.99, 0.995 and 0.999, and the next higher one is taken.",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> "Abstain":
+        if self.below is not None and self.precision is not None:
+            raise ValueError(
+                f"abstain.below={self.below:g} and abstain.precision={self.precision:g} exclude "
+                "each other; give one"
+            )
+        return self
+
+
 class ScoredOutput(Section):
     """Where the scored shards go."""
 
@@ -455,12 +493,52 @@ class EvaluateData(Section):
         None, description="Column that holds the second text of sentence pairs."
     )
     label: str = Field("label", description="Column that holds the true label.")
+    slices: tuple[str, ...] = Field(
+        (),
+        description="Columns by whose values the rows are measured as well, each value by itself, "
+        "as in `[source, language]`.",
+    )
+
+
+class Intervals(Section):
+    """How far metrics would be off if other rows had been labelled: the percentile bootstrap."""
+
+    num_resamples: Annotated[int, Field(ge=0)] = Field(
+        1_000, description="Times that rows are drawn anew; 0 for no intervals."
+    )
+    level: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.95, description="Share of the resamples within the interval."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seeds the draws.")
+
+
+class EvaluateCalibration(Section):
+    """A calibrated copy of the model, by what these rows say."""
+
+    method: CalibrationMethod = Field(
+        "none",
+        description="What scoring with the copy does to the model's logits; see `calibration` of "
+        "`bertray train`. The metrics stay those of `model.path`.",
+    )
+    bundle: str | None = Field(
+        None,
+        description="Folder or URI of the copy. An earlier copy of the same model is replaced.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "EvaluateCalibration":
+        if (self.method == "none") != (self.bundle is None):
+            raise ValueError(
+                f"calibration.method={self.method} and calibration.bundle={self.bundle} go "
+                "together; give both or neither"
+            )
+        return self
 
 
 class ReportOutput(Section):
     """Where the metrics go."""
 
-    path: str = Field(description="Folder or URI for metrics.json and report.md.")
+    path: str = Field(description="Folder or URI for metrics.json, report.md and reliability.png.")
 
 
 # --------------------------------------------------------------------------- the jobs
@@ -476,6 +554,7 @@ class TrainConfig(Section):
     training: Training = Training()  # type: ignore[call-arg]
     augmentation: Augmentation = Augmentation()  # type: ignore[call-arg]
     distillation: Distillation = Distillation()  # type: ignore[call-arg]
+    calibration: TrainCalibration = TrainCalibration()  # type: ignore[call-arg]
     scaling: Scaling = Scaling()  # type: ignore[call-arg]
     output: BundleOutput
 
@@ -495,6 +574,8 @@ class EvaluateConfig(Section):
     model: InferenceModel
     text: InferenceText = InferenceText()  # type: ignore[call-arg]
     data: EvaluateData
+    intervals: Intervals = Intervals()  # type: ignore[call-arg]
+    calibration: EvaluateCalibration = EvaluateCalibration()  # type: ignore[call-arg]
     pool: Pool = Pool()  # type: ignore[call-arg]
     output: ReportOutput
 
@@ -505,6 +586,7 @@ class ScoreConfig(Section):
     model: InferenceModel
     text: InferenceText = InferenceText()  # type: ignore[call-arg]
     input: Input
+    abstain: Abstain = Abstain()  # type: ignore[call-arg]
     pool: Pool = Pool()  # type: ignore[call-arg]
     output: ScoredOutput
 

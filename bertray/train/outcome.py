@@ -49,7 +49,12 @@ class TrainSummary:
     @property
     def metrics(self) -> dict[str, float]:
         """Of the validation rows, at the epoch that was kept."""
-        return self.epochs[self.best_epoch - 1].metrics
+        return self.kept.metrics
+
+    @property
+    def kept(self) -> Epoch:
+        """The epoch whose weights were kept."""
+        return self.epochs[self.best_epoch - 1]
 
     @property
     def tokens_per_s(self) -> float:
@@ -74,9 +79,11 @@ def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) 
             versions=package_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             long_text=job.base.long_text,
-            thresholds=summary.epochs[summary.best_epoch - 1].thresholds,
+            thresholds=summary.kept.thresholds,
             scale=asdict(scale) if (scale := job.labelled.scale) is not None else None,
             head=job.base.head,
+            calibration=summary.kept.calibration,
+            cutoffs=summary.kept.cutoffs,
         ),
     )
     (made / CONFIG).write_text(dump_config(job.config), encoding="utf-8")

@@ -123,6 +123,7 @@ def train(
         metric=job.metric,
         optim=config.optim,
         training=config.training,
+        calibration=config.calibration.method,
         loss=make_loss(
             config.training,
             task=job.labelled.task,
