@@ -324,6 +324,11 @@ class Tracking(Section):
     experiment: str = Field(
         "bertray", description="MLflow experiment that the run is part of; made if there is none."
     )
+    tensorboard: bool = Field(
+        False,
+        description="Put the course into the bundle as TensorBoard reads it, too "
+        "(`_curves.tfevents`).",
+    )
 
 
 class BundleOutput(Section):

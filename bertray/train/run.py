@@ -178,7 +178,7 @@ def fine_tune(
     with checkpoint.as_directory() as weights, tempfile.TemporaryDirectory() as made:
         write_bundle(Path(made), weights=Path(weights), job=job, summary=summary)
         steps = steps_of(result)
-        write_course(Path(made), steps, summary, metric=job.metric)
+        write_course(Path(made), steps, job=job, summary=summary)
         if tracker is not None:
             tracker.finish(Path(made), steps, summary)
         folder.publish(Path(made), config.output.path)

@@ -71,8 +71,9 @@ def config(root: Path, output: str, *words: str) -> TrainConfig:
 
 
 def two_workers(root: Path) -> TrainConfig:
+    tracking = [f"tracking.mlflow=sqlite:///{root / 'mlflow.db'}", "tracking.tensorboard=true"]
     words = ["scaling.num_workers=2", "training.per_device_batch_size=4"]
-    return config(root, "two", *words, f"tracking.mlflow=sqlite:///{root / 'mlflow.db'}")
+    return config(root, "two", *words, *tracking)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,7 @@ def test_the_bundle_is_a_plain_hugging_face_folder(
     assert sorted(path.name for path in (root / "two").iterdir()) == [
         "_config.yaml",
         "_curves.png",
+        "_curves.tfevents",
         "_steps.jsonl",
         "_training.json",
         "bertray.json",
