@@ -323,6 +323,27 @@ class Scaling(Section):
         return self
 
 
+class Tracking(Section):
+    """Where else a training is followed; its bundle has all of it in any case."""
+
+    mlflow: bool | str = Field(
+        False,
+        description="MLflow store that settings, each step and epoch, and the bundle are logged "
+        "to (`pip install bertray[mlflow]`): a tracking server, as in "
+        "`http://mlflow.internal:5000`, or another URI that MLflow knows. `true`: the SQLite file "
+        "`mlflow.db` where the command runs. Credentials come from MLflow's own environment "
+        "variables.",
+    )
+    experiment: str = Field(
+        "bertray", description="MLflow experiment that the run is part of; made if there is none."
+    )
+    tensorboard: bool = Field(
+        False,
+        description="Put the course into the bundle as TensorBoard reads it, too "
+        "(`_curves.tfevents`).",
+    )
+
+
 class BundleOutput(Section):
     """Where the bundle goes."""
 
@@ -556,6 +577,7 @@ class TrainConfig(Section):
     distillation: Distillation = Distillation()  # type: ignore[call-arg]
     calibration: TrainCalibration = TrainCalibration()  # type: ignore[call-arg]
     scaling: Scaling = Scaling()  # type: ignore[call-arg]
+    tracking: Tracking = Tracking()  # type: ignore[call-arg]
     output: BundleOutput
 
     @model_validator(mode="after")
@@ -657,9 +679,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _parse(schema: type[Section], key: str, raw: str) -> Any:
     """The value of a command-line word. ``1e-4`` and ``no`` stay text where text is wanted."""
+    words = {"null": type(None), "true": bool, "false": bool}
     field = dict(known_keys(schema)).get(key)
     kinds = _members(field.annotation) if field is not None else set()
-    if str in kinds and not (raw == "null" and type(None) in kinds):
+    if str in kinds and words.get(raw) not in kinds:
         return raw
     try:
         return yaml.safe_load(raw)

@@ -18,6 +18,7 @@ from fault_proxy import FaultProxy
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 WORDS = "good bad film plot the a is was very not great awful story actor ##s ##ly , . !".split()
 S3_OPTIONS = {"patience_s": 5}  # much less than users get: tests wait for the end of it

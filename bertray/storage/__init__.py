@@ -33,6 +33,7 @@ from bertray.storage.outage import UnreachableError as UnreachableError
 from bertray.storage.outage import is_outage as is_outage
 from bertray.storage.outage import reaching
 from bertray.storage.outage import reason_of as reason_of
+from bertray.storage.outage import without_secrets as without_secrets
 
 if TYPE_CHECKING:
     from bertray.storage.s3 import PatientS3

@@ -4,6 +4,7 @@ bertray.json     the bundle is complete, and this is its lineage
 _config.yaml     the resolved config        _training.json   the epochs
 _steps.jsonl     loss, rate and gradient norm of each optimizer step
 _curves.png      all of that as a picture
+_curves.tfevents the same for TensorBoard, if wanted
 _run/            while training: Ray Train's checkpoints, and whose they are
 """
 
