@@ -1,4 +1,4 @@
-"""Each night at one in Airflow. A shell submits: the Ray providers are old or deprecated.
+"""Each night at one in Airflow 3. A shell submits: the Ray providers are old or deprecated.
 
 The worker that runs the task needs this checkout in /opt/bertray, Ray's client in its venv, and the
 token in a file that only it may read.

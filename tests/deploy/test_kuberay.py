@@ -95,6 +95,16 @@ def test_every_pod_is_bounded_and_nobody_special(built: list[Thing]) -> None:
             )
 
 
+def test_workers_get_no_kubernetes_token(built: list[Thing]) -> None:
+    accounts = {
+        thing["metadata"]["name"]: thing.get("automountServiceAccountToken", True)
+        for thing in built
+        if thing["kind"] == "ServiceAccount"
+    }
+    for group in cluster_of(of_ray(built))["workerGroupSpecs"]:
+        assert accounts[group["template"]["spec"]["serviceAccountName"]] is False
+
+
 def test_ray_asks_for_a_token_and_secrets_are_named_not_written(built: list[Thing]) -> None:
     assert cluster_of(of_ray(built))["authOptions"] == {
         "mode": "token",
