@@ -4,7 +4,7 @@
     bertray status OUTPUT
 
 Exit codes: 0 done · 1 bug · 2 the user's config or data · 3 done, but shards or rows were
-quarantined.
+quarantined · 4 the gate refused the model, or the night drifted.
 """
 
 import logging
@@ -16,7 +16,7 @@ from bertray import __version__
 from bertray.config import EvaluateConfig, ScoreConfig, Section, TrainConfig, load_config
 from bertray.errors import BertrayError, ConfigError
 
-DONE, BUG, QUARANTINED = 0, 1, 3
+DONE, BUG, QUARANTINED, REFUSED = 0, 1, 3, 4
 
 Words = Annotated[
     list[str] | None,
@@ -30,7 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Fine-tune a BERT-family encoder on Ray, and label every row of a Parquet lake.",
     epilog="Settings: docs/configuration.md. Exit codes: 0 done, 1 bug, 2 your config or data, "
-    "3 done but shards or rows were quarantined.",
+    "3 done but shards or rows were quarantined, 4 refused by the gate, or drifted.",
 )
 C = TypeVar("C", bound=Section)
 _state = {"debug": False}
@@ -66,7 +66,10 @@ def evaluate(words: Words = None) -> None:
     from bertray.evaluate.run import evaluate as run
 
     with ScoreView("evaluating") as view:
-        view.finish_evaluate(run(config, on_progress=view.update), config)
+        result = run(config, on_progress=view.update)
+        view.finish_evaluate(result, config)
+    if result.verdict is not None and not result.verdict.is_passed:
+        raise typer.Exit(REFUSED)
 
 
 @app.command()

@@ -23,6 +23,7 @@ NonNegative = Annotated[float, Field(ge=0.0)]
 Alpha = Annotated[float, Field(gt=0.0, le=1.0)]
 Method = Literal["synonyms", "swap", "deletion", "masked", "back_translation"]
 Quarantine = Literal["quarantine", "fail"]
+CalibrationMethod = Literal["none", "temperature", "vector"]
 
 
 class Section(BaseModel):
@@ -283,6 +284,18 @@ class Distillation(Section):
     )
 
 
+class TrainCalibration(Section):
+    """Probabilities that say how often they turn out right, by what the validation rows say."""
+
+    method: CalibrationMethod = Field(
+        "none",
+        description="What scoring does to the model's logits: divides all of them by one number "
+        "(`temperature`; no label changes), or gives each label a factor and an offset (`vector`; "
+        "where a row has one label, that may change). Default: nothing, and probabilities are "
+        "those of plain transformers.",
+    )
+
+
 class Scaling(Section):
     """How many workers train, and on what."""
 
@@ -308,6 +321,27 @@ class Scaling(Section):
         if isinstance(self.num_workers, tuple) and self.num_workers[0] > self.num_workers[1]:
             raise ValueError(f"scaling.num_workers={list(self.num_workers)}: give the fewest first")
         return self
+
+
+class Tracking(Section):
+    """Where else a training is followed; its bundle has all of it in any case."""
+
+    mlflow: bool | str = Field(
+        False,
+        description="MLflow store that settings, each step and epoch, and the bundle are logged "
+        "to (`pip install bertray[mlflow]`): a tracking server, as in "
+        "`http://mlflow.internal:5000`, or another URI that MLflow knows. `true`: the SQLite file "
+        "`mlflow.db` where the command runs. Credentials come from MLflow's own environment "
+        "variables.",
+    )
+    experiment: str = Field(
+        "bertray", description="MLflow experiment that the run is part of; made if there is none."
+    )
+    tensorboard: bool = Field(
+        False,
+        description="Put the course into the bundle as TensorBoard reads it, too "
+        "(`_curves.tfevents`).",
+    )
 
 
 class BundleOutput(Section):
@@ -435,6 +469,31 @@ class Pool(Section):
         return self
 
 
+class Abstain(Section):
+    """No label for rows whose most probable one is not sure enough; they keep probabilities."""
+
+    below: Share | None = Field(
+        None,
+        description="A row whose most probable label is less probable has the status `abstained` "
+        "and no label. Only where rows have one label. Default: every row gets its label.",
+    )
+    precision: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None,
+        description="The same by the share of labels that is to be right, as the rows have it that "
+        "the bundle was trained or calibrated with; the bundle knows thresholds for 0.8, 0.85, "
+        "0.9, 0.95, 0.97, 0.98, 0.99, 0.995 and 0.999, and the next higher one is taken.",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> "Abstain":
+        if self.below is not None and self.precision is not None:
+            raise ValueError(
+                f"abstain.below={self.below:g} and abstain.precision={self.precision:g} exclude "
+                "each other; give one"
+            )
+        return self
+
+
 class ScoredOutput(Section):
     """Where the scored shards go."""
 
@@ -457,6 +516,46 @@ class EvaluateData(Section):
         None, description="Column that holds the second text of sentence pairs."
     )
     label: str = Field("label", description="Column that holds the true label.")
+    slices: tuple[str, ...] = Field(
+        (),
+        description="Columns by whose values the rows are measured as well, each value by itself, "
+        "as in `[source, language]`.",
+    )
+
+
+class Intervals(Section):
+    """How far metrics would be off if other rows had been labelled: the percentile bootstrap."""
+
+    num_resamples: Annotated[int, Field(ge=0)] = Field(
+        1_000, description="Times that rows are drawn anew; 0 for no intervals."
+    )
+    level: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.95, description="Share of the resamples within the interval."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seeds the draws.")
+
+
+class EvaluateCalibration(Section):
+    """A calibrated copy of the model, by what these rows say."""
+
+    method: CalibrationMethod = Field(
+        "none",
+        description="What scoring with the copy does to the model's logits; see `calibration` of "
+        "`bertray train`. The metrics stay those of `model.path`.",
+    )
+    bundle: str | None = Field(
+        None,
+        description="Folder or URI of the copy. An earlier copy of the same model is replaced.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "EvaluateCalibration":
+        if (self.method == "none") != (self.bundle is None):
+            raise ValueError(
+                f"calibration.method={self.method} and calibration.bundle={self.bundle} go "
+                "together; give both or neither"
+            )
+        return self
 
 
 class Gate(Section):
@@ -508,65 +607,7 @@ class Gate(Section):
 class ReportOutput(Section):
     """Where the metrics go."""
 
-    path: str = Field(description="Folder or URI for metrics.json and report.md.")
-
-
-class Night(Section):
-    """What a night does beside scoring."""
-
-    on_new_model: Literal["keep", "rescore"] = Field(
-        "keep",
-        description="When the champion is another model than the one the output belongs to: go on "
-        "with that one, or (`rescore`) score all rows anew.",
-    )
-    label: str | None = Field(
-        None, description="Column of the scored shards that holds true labels, where there is one."
-    )
-    evaluation: str | None = Field(
-        None, description="Folder of metrics that the page shows: an `output.path` of evaluate."
-    )
-    sample_rows: Count = Field(20_000, description="New rows that are looked at, about.")
-    fail_on_drift: bool = Field(
-        False, description="Exit with code 4 if the new rows are not as on other nights."
-    )
-
-
-class History(Section):
-    """Where nights are kept: a record and a page each, and `index.html`."""
-
-    path: str | None = Field(
-        None, description="Folder or URI. Default: `output.path` with `-nights` after its name."
-    )
-
-
-class Challenger(Section):
-    """A model trained on fresh labels before the night's scoring, and judged by its gate."""
-
-    train: str | None = Field(None, description="YAML of bertray train.")
-    evaluate: str | None = Field(
-        None, description="YAML of bertray evaluate with a gate, of the model that `train` writes."
-    )
-
-    @model_validator(mode="after")
-    def _complete(self) -> "Challenger":
-        if (self.train is None) != (self.evaluate is None):
-            raise ValueError(
-                f"challenger.train={self.train} and challenger.evaluate={self.evaluate} go "
-                "together; give both"
-            )
-        return self
-
-
-class Alert(Section):
-    """Whom to tell."""
-
-    webhook: str | None = Field(
-        None, description="URL that takes a POST of JSON; it is kept in no file."
-    )
-    on: Literal["trouble", "always"] = Field(
-        "trouble",
-        description="Tell of nights with drift, quarantined shards or rows (`trouble`), or of all.",
-    )
+    path: str = Field(description="Folder or URI for metrics.json, report.md and reliability.png.")
 
 
 # --------------------------------------------------------------------------- the jobs
@@ -582,7 +623,9 @@ class TrainConfig(Section):
     training: Training = Training()  # type: ignore[call-arg]
     augmentation: Augmentation = Augmentation()  # type: ignore[call-arg]
     distillation: Distillation = Distillation()  # type: ignore[call-arg]
+    calibration: TrainCalibration = TrainCalibration()  # type: ignore[call-arg]
     scaling: Scaling = Scaling()  # type: ignore[call-arg]
+    tracking: Tracking = Tracking()  # type: ignore[call-arg]
     output: BundleOutput
 
     @model_validator(mode="after")
@@ -602,8 +645,16 @@ class EvaluateConfig(Section):
     text: InferenceText = InferenceText()  # type: ignore[call-arg]
     data: EvaluateData
     gate: Gate = Gate()  # type: ignore[call-arg]
+    intervals: Intervals = Intervals()  # type: ignore[call-arg]
+    calibration: EvaluateCalibration = EvaluateCalibration()  # type: ignore[call-arg]
     pool: Pool = Pool()  # type: ignore[call-arg]
     output: ReportOutput
+
+    @model_validator(mode="after")
+    def _resampled(self) -> "EvaluateConfig":
+        if self.gate.store is not None and not self.intervals.num_resamples:
+            raise ValueError("intervals.num_resamples=0: the gate compares models by resamples")
+        return self
 
 
 class ScoreConfig(Section):
@@ -612,25 +663,15 @@ class ScoreConfig(Section):
     model: InferenceModel
     text: InferenceText = InferenceText()  # type: ignore[call-arg]
     input: Input
+    abstain: Abstain = Abstain()  # type: ignore[call-arg]
     pool: Pool = Pool()  # type: ignore[call-arg]
     output: ScoredOutput
-
-
-class NightlyConfig(ScoreConfig):
-    """`bertray nightly`: score what is new, look at it, and say so on one page."""
-
-    night: Night = Night()  # type: ignore[call-arg]
-    history: History = History()  # type: ignore[call-arg]
-    explain: Explain = Explain()  # type: ignore[call-arg]
-    challenger: Challenger = Challenger()  # type: ignore[call-arg]
-    alert: Alert = Alert()  # type: ignore[call-arg]
 
 
 JOBS: dict[str, type[Section]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "score": ScoreConfig,
-    "nightly": NightlyConfig,
 }
 
 C = TypeVar("C", bound=Section)
@@ -693,9 +734,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _parse(schema: type[Section], key: str, raw: str) -> Any:
     """The value of a command-line word. ``1e-4`` and ``no`` stay text where text is wanted."""
+    words = {"null": type(None), "true": bool, "false": bool}
     field = dict(known_keys(schema)).get(key)
     kinds = _members(field.annotation) if field is not None else set()
-    if str in kinds and not (raw == "null" and type(None) in kinds):
+    if str in kinds and words.get(raw) not in kinds:
         return raw
     try:
         return yaml.safe_load(raw)

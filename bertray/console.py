@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from bertray.config import EvaluateConfig, ScoreConfig, TrainConfig
     from bertray.doctor import Finding
-    from bertray.evaluate.run import Evaluation
+    from bertray.evaluate.evaluation import Evaluation
     from bertray.score.lease import Holder
     from bertray.score.status import Status
     from bertray.score.summary import Progress, Summary
@@ -143,6 +143,10 @@ class TrainView(View):
         table.add_row("best epoch", f"{summary.best_epoch} of {len(summary.epochs)}")
         for name, value in summary.metrics.items():
             table.add_row(f"validation {name}", f"{value:.4f}")
+        if (calibration := summary.kept.calibration) is not None:
+            before, after = calibration["ece_before"], calibration["ece_after"]
+            found = f"{before:.4f}, with {calibration['method']} scaling {after:.4f}"
+            table.add_row("calibration error", found)
         table.add_row("tokens/s", f"{summary.tokens_per_s:,.0f}")
         table.add_row("time", _duration(summary.seconds))
         self.show(table)
@@ -212,7 +216,9 @@ class ScoreView(View):
         if rest > 0:
             table.add_row("labelled otherwise", f"{rest} more labels")
         for status, count in summary.status_counts.items():
-            if status != "ok":
+            if status == "abstained":
+                table.add_row("abstained", f"{count:,} ({count / summary.num_rows:.1%})")
+            elif status != "ok":
                 table.add_row(escape(f"not scored: {status}"), f"{count:,}")
         self.show(table)
         for shard in summary.quarantined:
@@ -227,7 +233,21 @@ class ScoreView(View):
         for reason, count in result.left_out.items():
             table.add_row(escape(f"left out: {reason}"), f"{count:,}")
         for name, value in result.metrics.items():
-            table.add_row(name, f"{value:.4f}")
+            interval = result.intervals.get(name)
+            between = f"  ({interval[0]:.4f} to {interval[1]:.4f})" if interval else ""
+            table.add_row(name, f"{value:.4f}{between}")
+        if result.copy is not None:
+            copy, before = result.copy, result.metrics
+            table.add_row("calibrated copy", escape(copy.path))
+            for name, value in copy.metrics.items():
+                table.add_row(f"its {name}", f"{value:.4f}, was {before[name]:.4f}")
+        if result.verdict is not None:
+            verdict = result.verdict
+            said = "promoted" if verdict.is_passed else "refused"
+            table.add_row("gate", escape(f"{verdict.version} {said}"))
+            for rule in verdict.rules:
+                mark = "" if rule.holds else "[bold red]broken[/] "
+                table.add_row("", f"{mark}{escape(str(rule))}")
         table.add_row("written to", escape(config.output.path))
         self.show(table)
 

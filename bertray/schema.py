@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bertray.errors import SchemaError
 
@@ -17,9 +18,11 @@ NULL_TEXT = "null text"
 EMPTY_TEXT = "empty text"
 NOT_UTF8 = "the text is not valid UTF-8"
 NOT_FINITE = "the model gave a value that is not finite"
+ABSTAINED = "abstained"
 
-# The row held nothing to classify. Any other status but OK is a fault: a quarantined row.
-NOTHING_TO_SCORE = frozenset({NULL_TEXT, EMPTY_TEXT})
+# Rows that ended as they should: with a label, without one that is sure enough, or without a text.
+# Any other status is a fault: a quarantined row.
+NO_FAULT = frozenset({OK, ABSTAINED, NULL_TEXT, EMPTY_TEXT})
 
 SCORED_COLUMNS: dict[Task, tuple[str, ...]] = {
     "single_label": (
@@ -46,6 +49,42 @@ class Scale:
 
     mean: float
     std: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What brings a model's probabilities to how often they turn out right.
+
+    Attributes:
+        method: ``temperature`` or ``vector``.
+        factors: of the logits, one for all labels or one each; above 0.
+        offsets: added to the products, likewise.
+        ece_before: expected calibration error without it, of the rows that it was fitted on.
+        ece_after: likewise, with it.
+    """
+
+    method: str
+    factors: tuple[float, ...]
+    offsets: tuple[float, ...]
+    ece_before: float
+    ece_after: float
+
+
+@dataclass(frozen=True)
+class Cutoff:
+    """How sure a model must be of a label for a wanted precision.
+
+    Attributes:
+        precision: the share of right labels that is wanted.
+        threshold: the least probability of a label that is given.
+        coverage: the share of labelled rows that got one at this threshold.
+        found: the share of right labels among these.
+    """
+
+    precision: float
+    threshold: float
+    coverage: float
+    found: float
 
 
 @dataclass(frozen=True)
@@ -196,6 +235,7 @@ def append_predictions(
     labels: Sequence[str],
     task: Task = "single_label",
     thresholds: Sequence[float] | None = None,
+    abstain_below: float | None = None,
     prefix: str = "",
 ) -> pa.Table:
     """The table with the scored columns at its right, metadata kept.
@@ -207,10 +247,13 @@ def append_predictions(
         task: which columns these are; see `SCORED_COLUMNS`.
         thresholds: of independent labels, the least probability at which a row has each; 0.5 by
             default.
+        abstain_below: a row whose most probable label is less probable keeps its probabilities, but
+            gets no label; only where a row has one.
         prefix: put before the scored columns' names.
     """
     values = np.ascontiguousarray(predictions.probabilities, dtype=np.float32)
     missing = np.asarray(np.isnan(values).any(axis=1))
+    status = pa.array(predictions.status, pa.string())
     if task == "regression":
         columns = [pa.array(values[:, 0], pa.float32(), mask=missing)]
     elif task == "multi_label":
@@ -219,12 +262,16 @@ def append_predictions(
     else:
         best = np.where(missing, 0, np.nan_to_num(values).argmax(axis=1))
         top = values[np.arange(len(best)), best]
+        unsure = np.zeros(len(top), bool)
+        if abstain_below is not None:
+            unsure = ~missing & (top < np.float64(abstain_below))
+            status = pc.if_else(pa.array(unsure), ABSTAINED, status)
         columns = [
-            pa.array(labels, pa.string()).take(pa.array(best, mask=missing)),
+            pa.array(labels, pa.string()).take(pa.array(best, mask=missing | unsure)),
             pa.array(top, pa.float32(), mask=missing),
             _lists(values, missing),
         ]
-    columns.append(pa.array(predictions.status, pa.string()))
+    columns.append(status)
     for name, column in zip(scored_column_names(prefix, task), columns, strict=True):
         table = table.append_column(name, column)
     return table

@@ -18,6 +18,7 @@ from fault_proxy import FaultProxy
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 WORDS = "good bad film plot the a is was very not great awful story actor ##s ##ly , . !".split()
 S3_OPTIONS = {"patience_s": 5}  # much less than users get: tests wait for the end of it
@@ -26,6 +27,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=5, help="of test_chaos.py, on local disk")
+    parser.addoption("--kuberay-crds", type=Path, help="of test_kuberay.py: a folder of CRDs")
     parser.addoption("--kills-s3", type=int, default=0, help="likewise, on S3; 0: not there")
 
 
@@ -70,6 +72,16 @@ def classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     BertForSequenceClassification(config).save_pretrained(folder)
     BertTokenizerFast(vocab=str(vocabulary), model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def other_classifier(classifier_folder: Path, tmp_path: Path) -> Path:
+    """A model whose files differ from those of ``classifier_folder``."""
+    folder = tmp_path / "other-classifier"
+    shutil.copytree(classifier_folder, folder)
+    config = folder / "config.json"
+    config.write_text(config.read_text() + "\n")
     return folder
 
 

@@ -89,6 +89,14 @@ def test_text_keys_take_words_that_yaml_would_read_otherwise() -> None:
     assert (config.input.text, config.output.prefix) == ("no", "1e3")
 
 
+@pytest.mark.parametrize(
+    ("raw", "wanted"), [("true", True), ("false", False), ("http://m:5000", "http://m:5000")]
+)
+def test_a_key_that_takes_text_or_a_switch_can_be_switched(raw: str, wanted: object) -> None:
+    config = load_config(TrainConfig, None, [*TRAIN, f"tracking.mlflow={raw}"])
+    assert config.tracking.mlflow == wanted
+
+
 def test_a_learning_rate_may_be_written_with_an_exponent() -> None:
     words = ["model.base=b", "data.train=t", "output.path=o", "optim.learning_rate=1e-4"]
     assert load_config(TrainConfig, None, words).optim.learning_rate == 1e-4

@@ -1,4 +1,4 @@
-"""The README claims only what is there."""
+"""The README and docs/ claim only what is there."""
 
 import re
 import subprocess
@@ -19,8 +19,14 @@ def test_every_promise_names_a_test_that_exists() -> None:
     assert not named - TESTS
 
 
+def test_every_test_that_a_document_names_exists() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        named = set(re.findall(r"`(test_\w+)`", page.read_text()))
+        assert not named - TESTS, page.name
+
+
 def test_every_file_the_readme_names_exists() -> None:
-    named = re.findall(r"\b(?:configs|docs|jobs|benchmarks|bertray)/[\w./-]+\.\w+", README)
+    named = re.findall(r"\b(?:configs|deploy|docs|jobs|benchmarks|bertray)/[\w./-]+\.\w+", README)
     assert named
     assert not [name for name in named if not (ROOT / name).exists()]
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from bertray.errors import SchemaError
 from bertray.schema import (
+    ABSTAINED,
     OK,
     Predictions,
     append_predictions,
@@ -41,6 +42,31 @@ def test_the_scored_columns_have_the_promised_names_types_and_values() -> None:
     assert scored["probabilities"].to_pylist()[1] is None
     assert scored["probabilities"].to_pylist()[2] == pytest.approx([0.1, 0.2, 0.7])
     assert scored["prediction_status"].to_pylist() == [OK, "null text", OK]
+
+
+def test_a_row_that_is_not_sure_enough_keeps_its_probabilities_and_has_no_label() -> None:
+    rows = [[0.2, 0.7, 0.1], None, [0.2, 0.2, 0.6], [0.1, 0.2, 0.7]]
+    scored = append_predictions(
+        pa.table({"id": range(4)}), predictions(rows), labels=LABELS, abstain_below=0.65
+    )
+    assert scored["predicted_label"].to_pylist() == ["maybe", None, None, "yes"]
+    assert scored["prediction_status"].to_pylist() == [OK, "null text", ABSTAINED, OK]
+    assert scored["predicted_probability"].to_pylist()[2] == pytest.approx(0.6)
+    assert scored["probabilities"].to_pylist()[2] == pytest.approx([0.2, 0.2, 0.6])
+    assert (
+        scored.schema
+        == append_predictions(pa.table({"id": range(4)}), predictions(rows), labels=LABELS).schema
+    )
+
+
+def test_a_probability_of_just_the_threshold_is_enough() -> None:
+    row = predictions([[0.7, 0.2, 0.1]])
+    threshold = float(row.probabilities[0, 0])
+    for below, expected in ((threshold, OK), (np.nextafter(threshold, 1), ABSTAINED), (0.0, OK)):
+        scored = append_predictions(
+            pa.table({"id": [1]}), row, labels=LABELS, abstain_below=float(below)
+        )
+        assert scored["prediction_status"].to_pylist() == [expected]
 
 
 def test_no_rows_give_no_rows_with_all_columns() -> None:

@@ -10,31 +10,12 @@ import numpy as np
 
 from bertray.config import Gate
 from bertray.errors import ConfigError
-from bertray.evaluate.evaluation import Evaluation
+from bertray.evaluate.evaluation import Evaluation, Rule
 from bertray.evaluate.metrics import EVALUATED, HIGHER_IS_BETTER, METRICS
 from bertray.schema import Task
 
 SPEED = "rows_per_s"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule, and whether the model holds to it.
-
-    Attributes:
-        name: what is looked at, and where.
-        found: what it is, in words.
-        wanted: what it must be, in words.
-        holds: whether it is.
-    """
-
-    name: str
-    found: str
-    wanted: str
-    holds: bool
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.found}, wanted {self.wanted}"
+NOT_RESAMPLED = ("spearman",)  # it is no function of sums over rows
 
 
 @dataclass(frozen=True)
@@ -52,31 +33,6 @@ class Champion:
     resampled: Mapping[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the gate says.
-
-    Attributes:
-        rules: all of them, in the order of the settings.
-        version: of the model in the store, whether it was promoted or not.
-        champion: the version that it was compared with; None if there was none.
-    """
-
-    rules: tuple[Rule, ...]
-    version: str
-    champion: str | None
-
-    @property
-    def is_passed(self) -> bool:
-        """Whether every rule holds."""
-        return all(rule.holds for rule in self.rules)
-
-    @property
-    def broken(self) -> tuple[Rule, ...]:
-        """The rules that do not hold."""
-        return tuple(rule for rule in self.rules if not rule.holds)
-
-
 def check_gate(gate: Gate, *, task: Task, slices: Sequence[str]) -> None:
     """Raise ConfigError for a metric that an evaluation of this task does not give."""
     known = (*EVALUATED[task], SPEED)
@@ -88,7 +44,7 @@ def check_gate(gate: Gate, *, task: Task, slices: Sequence[str]) -> None:
     }
     allowed = {
         "gate.slices_at_least": tuple(METRICS[task]),
-        "gate.metric": tuple(name for name in known if name in HIGHER_IS_BETTER),
+        "gate.metric": tuple(name for name in METRICS[task] if name not in NOT_RESAMPLED),
     }
     for key, metrics in named.items():
         for name in metrics:
@@ -133,9 +89,9 @@ def judge(
     for column, slices in result.slices.items():
         for one in (one for one in slices if not one.is_small):
             where = f" where {column} is {one.value}"
-            at_least = HIGHER_IS_BETTER
             for name, bound in gate.slices_at_least.items():
-                rules += _bounds({name: bound}, one.metrics, at_least=at_least[name], where=where)
+                more = HIGHER_IS_BETTER[name]
+                rules += _bounds({name: bound}, one.metrics, at_least=more, where=where)
     if champion is not None:
         name = compared_metric(gate, task)
         rules.append(_not_worse(gate, name, champion, metrics[name], resampled[name]))

@@ -4,27 +4,27 @@ bertray evaluate configs/demo/evaluate.yaml
 ray job submit -- python jobs/evaluate.py configs/demo/evaluate.yaml
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable
+from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from bertray import cluster, storage
-from bertray.config import EvaluateConfig, dump_config
+from bertray.config import EvaluateConfig
 from bertray.errors import DataError
-from bertray.evaluate.metrics import (
-    classification_metrics,
-    label_table,
-    multi_label_metrics,
-    regression_metrics,
-)
+from bertray.evaluate.calibrated_copy import check_copy, with_calibration, write_copy
+from bertray.evaluate.calibration import calibrated, fit_calibration, reliability
+from bertray.evaluate.cutoffs import find_cutoffs
+from bertray.evaluate.evaluation import CalibratedCopy, Evaluation, main_metrics, measure
+from bertray.evaluate.metrics import brier_of_rows
+from bertray.evaluate.promotion import as_champion, decide, find_champion
+from bertray.evaluate.report import write
+from bertray.evaluate.rows import PREFIX, LabelledRows, Part, check_slices, join_rows, take_rows
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
 from bertray.model.settings import EngineSettings
-from bertray.schema import OK, check_label_column, scored_column_names, to_matrix
+from bertray.schema import check_label_column
 from bertray.score.ledger import Attempts
 from bertray.score.pipeline import blocks_of, classified, engine_settings
 from bertray.score.plan import Plan, plan_splits
@@ -32,44 +32,40 @@ from bertray.score.pool import plan_pool
 from bertray.score.source import Reading, fault_of, split_of
 from bertray.score.summary import Progress
 
-# Evaluation never writes rows, so no column of the input can clash with the scored ones.
-PREFIX = "bertray_"
 SPLIT_ROWS = 8192  # only spreads the work: nothing is written per split
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model is worth on labelled rows.
-
-    Attributes:
-        num_rows: rows read.
-        num_rows_evaluated: of these, rows with a text and a label.
-        metrics: by name, as in metrics.json.
-        left_out: rows without a prediction, by reason.
-        labels: of independent labels, `label_table`.
-    """
-
-    num_rows: int
-    num_rows_evaluated: int
-    metrics: dict[str, float]
-    left_out: dict[str, int]
-    labels: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def evaluate(
     config: EvaluateConfig, *, on_progress: Callable[[Progress], None] = lambda progress: None
 ) -> Evaluation:
-    """Classify the labelled rows and compare; writes metrics.json and report.md.
+    """Classify the labelled rows and compare; writes metrics.json, report.md and a picture.
+
+    With ``calibration.*`` a calibrated copy of the model as well. With ``gate.*`` the model goes
+    into a store, and into use there if it holds to the rules.
 
     Raises:
         UserError: the config, the model or the data cannot be used; found before a cluster starts,
             but for labels that the model does not know.
     """
     bundle, plan, reading = prepare(config)
-    tables = predict(config, bundle, plan, reading, on_progress)
-    result = measure(
-        pa.concat_tables(tables, promote_options="permissive"), bundle, label=config.data.label
-    )
+    champion = find_champion(config, bundle)
+    start = time.perf_counter()
+    raw = join_rows(predict(config, bundle, plan, reading, on_progress), bundle)
+    rows_per_s = raw.num_rows / (time.perf_counter() - start)
+    rows = raw
+    if config.calibration.bundle is not None and bundle.calibration is not None:
+        p = calibrated(raw.predictions, bundle.calibration, task=bundle.task)
+        rows = replace(raw, predictions=p)
+    result = measure(rows, bundle, config.intervals)
+    if config.calibration.bundle is not None:
+        result = replace(result, copy=copy_calibrated(config, bundle, raw))
+    if config.gate.store is not None:
+        in_use = None
+        if champion is not None:
+            parts = predict(as_champion(config), champion, plan, reading, on_progress)
+            in_use = champion, join_rows(parts, champion)
+        verdict = decide(config, bundle, rows, result=result, in_use=in_use, rows_per_s=rows_per_s)
+        result = replace(result, verdict=verdict)
     write(config, bundle, result)
     return result
 
@@ -79,12 +75,14 @@ def prepare(config: EvaluateConfig) -> tuple[Bundle, Plan, Reading]:
     data = config.data
     bundle = open_bundle(config.model.path, root=config.model.store)
     check_pairs(bundle, data.text_pair, section="data")
-    reading = Reading(
-        data.text, data.text_pair, (data.label,), PREFIX, section="data", task=bundle.task
-    )
+    if config.calibration.bundle is not None:
+        check_copy(bundle, config.calibration.bundle)
+    columns = (data.label, *data.slices)
+    reading = Reading(data.text, data.text_pair, columns, PREFIX, section="data", task=bundle.task)
 
     def check(schema: pa.Schema, where: str) -> None:
         check_label_column(schema, data.label, where=where, key="data.label", task=bundle.task)
+        check_slices(schema, data.slices, where=where)
         reading.check(schema, where)
 
     plan = plan_splits(
@@ -104,14 +102,15 @@ def prepare(config: EvaluateConfig) -> tuple[Bundle, Plan, Reading]:
 
 
 def settings_of(config: EvaluateConfig, bundle: Bundle, *, device: Device) -> EngineSettings:
-    """How the rows are classified."""
-    return engine_settings(
+    """How the rows are classified; without calibration, where one is to be fitted."""
+    settings = engine_settings(
         bundle,
         config.model,
         text=config.text,
         has_pairs=config.data.text_pair is not None,
         device=device,
     )
+    return replace(settings, calibrated=config.calibration.bundle is None)
 
 
 def predict(
@@ -120,8 +119,8 @@ def predict(
     plan: Plan,
     reading: Reading,
     on_progress: Callable[[Progress], None],
-) -> Iterator[pa.Table]:
-    """The label column and the predictions of each split, as they come."""
+) -> list[Part]:
+    """The labels and the predictions of each split, in the order of the splits."""
     resources = cluster.connect()
     splits = [split for split in plan.splits if split.num_rows]
     pool = plan_pool(
@@ -140,147 +139,40 @@ def predict(
         attempts=Attempts.start(),
         watch=watch,
     )
+    parts: dict[str, Part] = {}
     done = 0
-    for count, block in enumerate(blocks_of(dataset), start=1):
-        fault = fault_of(block)
+    for block in blocks_of(dataset):
+        split, fault = split_of(block), fault_of(block)
         if fault is not None:
-            raise DataError(f"data.path={config.data.path}: {split_of(block).shard}: {fault}")
+            raise DataError(f"data.path={config.data.path}: {split.shard}: {fault}")
+        data = config.data
+        parts[split.id] = take_rows(block, bundle, label=data.label, slices=data.slices)
         done += block.num_rows
-        on_progress(Progress(done, plan.num_rows, count, len(splits)))
-        yield block.replace_schema_metadata(None)
+        on_progress(Progress(done, plan.num_rows, len(parts), len(splits)))
+    return [parts[split.id] for split in splits]
 
 
-def measure(table: pa.Table, bundle: Bundle, *, label: str) -> Evaluation:
-    """Metrics of predicted rows.
+def copy_calibrated(config: EvaluateConfig, bundle: Bundle, rows: LabelledRows) -> CalibratedCopy:
+    """Fit what ``calibration.method`` names, and put the copy of the model that has it.
 
     Args:
-        table: the label column and the scored columns under `PREFIX`.
-        bundle: whose labels they are.
-        label: the column of the true labels.
-
-    Raises:
-        DataError: a label that the model does not know, or no row to measure on.
+        config: of the job.
+        bundle: the model.
+        rows: with the probabilities that it gives without calibration.
     """
-    *_, probabilities, status = (
-        table.column(name) for name in scored_column_names(PREFIX, bundle.task)
+    output, targets = str(config.calibration.bundle), rows.targets
+    calibration = fit_calibration(
+        rows.predictions, targets, method=config.calibration.method, task=bundle.task
     )
-    labels = table.column(label)
-    if bundle.task == "regression":
-        labels = labels.cast(pa.float64(), safe=False)
-        labels = pc.if_else(pc.is_finite(labels), labels, None)
-    present = pc.and_(pc.equal(status, OK), labels.is_valid())
-    left_out = Counter(status.filter(pc.not_equal(status, OK)).to_pylist())
-    left_out["null label"] = pc.sum(pc.and_(pc.equal(status, OK), labels.is_null())).as_py()
-    kept, labels = probabilities.filter(present).combine_chunks(), labels.filter(present)
-    if not len(kept):
-        raise DataError(f"no row has both a text and a label in column {label!r}")
-    metrics, table_of_labels = _compare(kept, labels, bundle)
-    return Evaluation(
-        num_rows=table.num_rows,
-        num_rows_evaluated=len(kept),
-        metrics=metrics,
-        left_out={reason: count for reason, count in left_out.items() if count},
-        labels=table_of_labels,
+    p = calibrated(rows.predictions, calibration, task=bundle.task)
+    cutoffs = find_cutoffs(p, targets) if bundle.task == "single_label" else ()
+    copy = with_calibration(bundle, calibration, cutoffs)
+    shown = reliability(p, targets)
+    more = {"brier": float(brier_of_rows(p, targets).mean()), "ece": shown.ece}
+    return CalibratedCopy(
+        path=output,
+        digest=write_copy(copy, output),
+        calibration=calibration,
+        metrics={**main_metrics(p, targets, copy), **more},
+        reliability=shown,
     )
-
-
-def _compare(
-    predicted: pa.Array, labels: pa.ChunkedArray, bundle: Bundle
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Metrics, and of independent labels the `label_table`."""
-    if bundle.task == "regression":
-        std = bundle.scale.std if bundle.scale is not None else 1.0
-        return regression_metrics(predicted.to_numpy(), labels.to_numpy(), std=std), {}
-    names = bundle.labels
-    probabilities = predicted.flatten().to_numpy().reshape(len(predicted), len(names))
-    if bundle.task == "single_label":
-        return classification_metrics(probabilities, label_ids(labels, names)), {}
-    has_label, thresholds = label_matrix(labels, names), bundle.thresholds
-    return (
-        multi_label_metrics(probabilities, has_label, thresholds),
-        label_table(probabilities, has_label, labels=names, thresholds=thresholds),
-    )
-
-
-def label_matrix(lists: pa.ChunkedArray, names: tuple[str, ...]) -> np.ndarray:
-    """Lists of true labels as bools of shape (rows, labels); integers as `label_ids` takes them.
-
-    Raises:
-        DataError: a label that the model does not know.
-    """
-    items = pc.list_flatten(lists)
-    lengths = pc.list_value_length(lists).to_numpy()
-    return to_matrix(label_ids(items, names), lengths, num_labels=len(names))
-
-
-def label_ids(labels: pa.ChunkedArray, names: tuple[str, ...]) -> np.ndarray:
-    """Positions of true labels among the model's; integers that are no names count as ids.
-
-    Raises:
-        DataError: a label that the model does not know.
-    """
-    text = labels.cast(pa.string())
-    ids = pc.index_in(text, value_set=pa.array(names))
-    if (
-        ids.null_count
-        and pa.types.is_integer(labels.type)
-        and not set(names) & set(text.unique().to_pylist())
-    ):
-        in_range = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, len(names)))
-        ids = pc.if_else(in_range, labels.cast(pa.int64()), None)
-    if ids.null_count:
-        unknown = text.filter(ids.is_null()).unique().to_pylist()
-        raise DataError(
-            f"data.label: {len(unknown)} labels that the model does not know, such as "
-            f"{unknown[0]!r}; it knows {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
-        )
-    return np.asarray(ids.to_numpy())
-
-
-def write(config: EvaluateConfig, bundle: Bundle, result: Evaluation) -> None:
-    """Put metrics.json, report.md and the resolved config below ``output.path``."""
-    output = config.output.path
-    document = {
-        "model": bundle.source,
-        "model_digest": bundle.digest,
-        "data": config.data.path,
-        "rows": result.num_rows,
-        "rows_evaluated": result.num_rows_evaluated,
-        "left_out": result.left_out,
-        "metrics": result.metrics,
-        **({"labels": result.labels} if result.labels else {}),
-    }
-    storage.put_json(storage.join(output, "metrics.json"), document, overwrite=True)
-    report = to_markdown(config, bundle, result)
-    storage.put_bytes(storage.join(output, "report.md"), report.encode(), overwrite=True)
-    resolved = dump_config(config).encode()
-    storage.put_bytes(storage.join(output, "config.yaml"), resolved, overwrite=True)
-
-
-def to_markdown(config: EvaluateConfig, bundle: Bundle, result: Evaluation) -> str:
-    """The report for a person."""
-    lines = [
-        f"# {bundle.source} on {config.data.path}",
-        "",
-        f"{result.num_rows_evaluated:,} of {result.num_rows:,} rows evaluated; "
-        f"model digest {bundle.digest[:12]}.",
-        *(f"- left out, {reason}: {count:,}" for reason, count in result.left_out.items()),
-        "",
-        "| metric | value |",
-        "|---|---|",
-        *(f"| {name} | {value:.4f} |" for name, value in result.metrics.items()),
-        "",
-    ]
-    if result.labels:
-        lines += [
-            "| label | precision | recall | F1 | threshold | rows |",
-            "|---|---|---|---|---|---|",
-            *(_table_row(label, row) for label, row in result.labels.items()),
-            "",
-        ]
-    return "\n".join(lines)
-
-
-def _table_row(label: str, row: dict[str, float]) -> str:
-    shares = (f"{row[name]:.4f}" for name in ("precision", "recall", "f1", "threshold"))
-    return f"| {label.replace('|', '&#124;')} | {' | '.join(shares)} | {row['rows']:,.0f} |"

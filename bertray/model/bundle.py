@@ -20,7 +20,7 @@ from bertray.errors import ConfigError, ModelError
 from bertray.model import store
 from bertray.model.cache import digest_of, fetch, with_safetensors
 from bertray.model.heads import Head, load_classifier
-from bertray.schema import Scale, Task
+from bertray.schema import Calibration, Cutoff, Scale, Task
 from bertray.text.long import TRUNCATE, LongText
 
 if TYPE_CHECKING:  # three seconds of imports, which an actor with ONNX Runtime needs not
@@ -57,6 +57,8 @@ class Bundle:
         scale: of a regression model; None if its output is the score itself.
         takes_pairs: whether it was trained on pairs of texts; None if nothing tells.
         head: what is on top of the encoder.
+        calibration: of the probabilities; None for the model's own.
+        cutoffs: by wanted precision; none where nothing was measured, or no row has one label.
     """
 
     source: str
@@ -71,6 +73,8 @@ class Bundle:
     scale: Scale | None = None
     takes_pairs: bool | None = None
     head: Head = "family"
+    calibration: Calibration | None = None
+    cutoffs: tuple[Cutoff, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class Manifest:
         thresholds: of independent labels, as the validation rows have them best.
         scale: of a regression model, a `Scale`.
         head: what is on top of the encoder.
+        calibration: of the probabilities, a `Calibration`.
+        cutoffs: how sure the model must be for a wanted precision, each a `Cutoff`.
     """
 
     labels: list[str]
@@ -104,6 +110,8 @@ class Manifest:
     thresholds: list[float] | None = None
     scale: dict[str, float] | None = None
     head: Head = "family"
+    calibration: dict[str, Any] | None = None
+    cutoffs: list[dict[str, float]] | None = None
     format_version: int = FORMAT_VERSION
 
 
@@ -150,6 +158,8 @@ def open_bundle(source: str, *, key: str = "model.path", root: str | None = None
             scale=Scale(**manifest.scale) if manifest.scale is not None else None,
             takes_pairs=manifest.lineage[_PAIR] != _NO_PAIR if _PAIR in manifest.lineage else None,
             head=manifest.head,
+            calibration=calibration_of(manifest.calibration),
+            cutoffs=tuple(Cutoff(**cutoff) for cutoff in manifest.cutoffs or ()),
         )
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         raise ModelError(
@@ -262,9 +272,22 @@ def save_bundle(
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    write_manifest(folder, manifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Put ``bertray.json`` into a local folder."""
     said = {name: value for name, value in asdict(manifest).items() if value is not None}
     text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def calibration_of(stored: dict[str, Any] | None) -> Calibration | None:
+    """Undo ``asdict`` and JSON."""
+    if stored is None:
+        return None
+    vectors = {name: tuple(stored[name]) for name in ("factors", "offsets")}
+    return Calibration(**{**stored, **vectors})
 
 
 def package_versions() -> dict[str, str]:

@@ -51,17 +51,19 @@ def fetch(source: str, *, key: str) -> Path:
         ) from error
 
 
-def digest_of(folder: Path) -> str:
-    """sha256 over the names and contents of the files that make up a model.
-
-    A name that starts with ``_`` is no part of it.
-    """
+def model_files(folder: Path) -> list[Path]:
+    """The files that make up a model, by name; one that starts with ``_`` is no part of it."""
     patterns = [*MODEL_FILES]
     if not any(folder.glob("*.safetensors")):
         patterns.append(PICKLED_WEIGHTS)
-    whole = hashlib.sha256()
     found = {path for pattern in patterns for path in folder.glob(pattern)}
-    for path in sorted(path for path in found if not path.name.startswith("_")):
+    return sorted(path for path in found if not path.name.startswith("_"))
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over the names and contents of `model_files`."""
+    whole = hashlib.sha256()
+    for path in model_files(folder):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         whole.update(f"{path.name} {content}\n".encode())

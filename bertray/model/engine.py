@@ -15,6 +15,7 @@ from torch import Tensor
 from bertray.errors import ModelError
 from bertray.model.backend import TorchBackend
 from bertray.model.bundle import Bundle, load_tokenizer, read_config
+from bertray.model.calibration import calibrate
 from bertray.model.forward import Backend, run_batches
 from bertray.model.rate import forward_flops
 from bertray.model.settings import EngineSettings
@@ -25,6 +26,7 @@ from bertray.schema import (
     NOT_UTF8,
     NULL_TEXT,
     OK,
+    Calibration,
     Predictions,
     Scale,
     Task,
@@ -145,6 +147,7 @@ class Engine:
         self._max_batch_tokens = settings.max_batch_tokens
         self._config = read_config(bundle.folder, source=bundle.source, key="model.path")
         self._task, self._scale = bundle.task, bundle.scale
+        self._calibration = bundle.calibration if settings.calibrated else None
         self._num_labels = len(bundle.labels)
         self._probe = self._encoder(["a"]).encoded
         self._num_halvings = 0
@@ -206,7 +209,9 @@ class Engine:
         pooled = pool_windows(
             torch.from_numpy(logits), rows.num_windows, aggregate=self._long_text.aggregate
         )
-        probabilities = read_logits(pooled, task=self._task, scale=self._scale)
+        probabilities = read_logits(
+            pooled, task=self._task, scale=self._scale, calibration=self._calibration
+        )
         status = np.full(len(rows), OK, dtype=object)
         status[~np.isfinite(probabilities).all(axis=1)] = NOT_FINITE
         row_of = np.repeat(np.arange(len(rows)), rows.num_windows)
@@ -224,13 +229,20 @@ class Engine:
         return probabilities, status
 
 
-def read_logits(logits_NC: Tensor, *, task: Task, scale: Scale | None = None) -> np.ndarray:
+def read_logits(
+    logits_NC: Tensor,
+    *,
+    task: Task,
+    scale: Scale | None = None,
+    calibration: Calibration | None = None,
+) -> np.ndarray:
     """Softmax over the labels; for independent labels the logistic function of each.
 
     Args:
         logits_NC: floats, on the CPU.
         task: how they are read.
         scale: brings the scores of a regression model to the unit of what it was trained on.
+        calibration: of the probabilities.
 
     Returns:
         Probabilities, or scores of shape (N, 1), in the same number type.
@@ -240,6 +252,8 @@ def read_logits(logits_NC: Tensor, *, task: Task, scale: Scale | None = None) ->
             # In 64 bits: the mean may be large beside the deviation.
             logits_NC = (scale.mean + scale.std * logits_NC.double()).to(logits_NC.dtype)
         return np.asarray(logits_NC.numpy())
+    if calibration is not None:
+        logits_NC = calibrate(logits_NC, calibration, task=task)
     result = logits_NC.sigmoid() if task == "multi_label" else logits_NC.softmax(dim=-1)
     return np.asarray(result.numpy())
 

@@ -29,6 +29,7 @@ class EngineSettings:
         max_batch_tokens: rows x longest row of one forward pass; a longer row goes alone.
         backend: what computes it.
         long_text: what becomes of longer texts.
+        calibrated: whether the bundle's calibration is applied, if it has one.
     """
 
     max_length: int
@@ -37,6 +38,7 @@ class EngineSettings:
     max_batch_tokens: int
     backend: BackendName = "torch"
     long_text: LongText = TRUNCATE
+    calibrated: bool = True
 
 
 def resolve_settings(

@@ -10,7 +10,6 @@ root is ``model.store``. Files are only ever added, so a version never changes.
 
 import getpass
 import re
-import shutil
 import socket
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -157,7 +156,8 @@ def add(root: str, name: str, folder: Path) -> Version:
             if version.digest == digest:
                 return version
         if not is_copied:
-            _copy(folder, storage.join(root, name, "bundles", digest[:16]))
+            names = sorted(path.name for path in folder.iterdir() if path.is_file())
+            storage.upload(folder, storage.join(root, name, "bundles", digest[:16]), names)
             is_copied = True
         number = known[-1].number + 1 if known else 1
         entry = {"digest": digest, "parent": parent, "added": _now(), "added_by": _who()}
@@ -183,14 +183,6 @@ def promote(root: str, version: Version, *, why: str, alias: str = CHAMPION) -> 
         if storage.put_json(uri, history, replaces=there):
             return promotion
     raise ModelError(f"{uri}: is being changed by others; try again")
-
-
-def _copy(folder: Path, target: str) -> None:
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        uri = storage.join(target, path.name)
-        with storage.staging(uri) as staged:
-            shutil.copyfile(path, staged)
-            storage.publish(staged, uri, overwrite=True)
 
 
 def _read(root: str, name: str, file: str) -> Version:

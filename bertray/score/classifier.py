@@ -39,6 +39,7 @@ class ClassifierSettings:
         reading: which columns hold the texts, which are passed through.
         num_threads: torch threads on CPU.
         attempts: bounds how often a split, or loading the model, may kill the actor.
+        abstain_below: the least probability of a label that is given; None for any.
     """
 
     model: str
@@ -47,6 +48,7 @@ class ClassifierSettings:
     reading: Reading
     num_threads: int
     attempts: Attempts
+    abstain_below: float | None = None
 
 
 class Notes(logging.Handler):
@@ -74,6 +76,7 @@ class Classifier:
         self._notes = Notes()
         self._reading = settings.reading
         self._attempts = settings.attempts
+        self._abstain_below = settings.abstain_below
         try:
             with self._attempts.start_of_actor():
                 self._load(settings)
@@ -135,6 +138,7 @@ class Classifier:
             labels=self._bundle.labels,
             task=self._bundle.task,
             thresholds=self._bundle.thresholds,
+            abstain_below=self._abstain_below,
             prefix=reading.prefix,
         )
         notes = json.dumps(self._notes.take())

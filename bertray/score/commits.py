@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertray import storage
-from bertray.schema import NOTHING_TO_SCORE, OK
+from bertray.schema import NO_FAULT
 from bertray.score.plan import SUFFIX, Split, raise_if_outage, side_by_side
 from bertray.storage import FileInfo
 
@@ -90,7 +90,7 @@ class Receipt:
 
 def is_bad(status: str) -> bool:
     """Whether a row of this status held a text and yet got no prediction."""
-    return status != OK and status not in NOTHING_TO_SCORE
+    return status not in NO_FAULT
 
 
 def read_footer(uri: str) -> dict[bytes, bytes] | None:

@@ -56,6 +56,8 @@ def contract_of(config: ScoreConfig, bundle: "Bundle") -> Contract:
     }
     if text := config.text.model_dump(exclude_none=True):  # what is as trained, the digest holds
         settings["text"] = text
+    if abstain := config.abstain.model_dump(exclude_none=True):
+        settings["abstain"] = abstain
     return Contract(
         schema_version=SCHEMA_VERSION,
         model=bundle.source,

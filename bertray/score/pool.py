@@ -81,7 +81,9 @@ def plan_pool(pool: Pool, cluster: Resources, *, num_splits: int) -> PoolPlan:
                 "set pool.max_actors if larger nodes will join, or fewer threads"
             )
         fitting = int(cluster.num_cpus / threads)
-        cpus_each = min(CPU_PER_THREAD * threads, max(node_cpus - 2 * HELPER_CPUS, HELPER_CPUS))
+        cpus_each = CPU_PER_THREAD * threads
+        if node_cpus:  # else its nodes have yet to come, and are made for such actors
+            cpus_each = min(cpus_each, max(node_cpus - 2 * HELPER_CPUS, HELPER_CPUS))
     most = max(min(pool.max_actors or max(fitting, pool.min_actors or 1), num_splits), 1)
     if gpus_each:
         helpers = min(HELPERS_PER_GPU_ACTOR * most, num_splits)

@@ -19,6 +19,7 @@ from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
 from bertray.model.settings import EngineSettings
 from bertray.score import contract as folder
 from bertray.score import manifest
+from bertray.score.abstain import abstain_below
 from bertray.score.commits import Receipt
 from bertray.score.contract import Contract
 from bertray.score.int8 import report_agreement
@@ -97,8 +98,9 @@ def prepare(config: ScoreConfig) -> Job:
     folder.check_place(output.path, source.path)
     bundle = open_bundle(config.model.path, root=config.model.store)
     check_pairs(bundle, source.text_pair, section="input")
-    # Checks the settings too; on which device class they will be used is not known yet.
+    # Checked here; on which device class the engine's will be used is not known yet.
     settings_of(config, bundle, device="cuda" if config.pool.wants_gpus else "cpu")
+    abstain_below(config.abstain, bundle)
     contract = folder.contract_of(config, bundle)
     reading = Reading.of_job(config, bundle.task)
     standing = take_stock(source, output.path, contract.digests, check_schema=reading.check)
@@ -203,6 +205,7 @@ def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Rece
         pool=pool,
         attempts=attempts,
         watch=watch,
+        abstain_below=abstain_below(job.config.abstain, job.bundle),
     )
     said: set[str] = set()
     for block in blocks_of(written(scored, replace(sink, attempts=attempts), pool)):

@@ -7,7 +7,8 @@ Credentials come from each cloud's standard chain and are never part of a settin
 import json
 import logging
 import posixpath
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
@@ -33,6 +34,7 @@ from bertray.storage.outage import UnreachableError as UnreachableError
 from bertray.storage.outage import is_outage as is_outage
 from bertray.storage.outage import reaching
 from bertray.storage.outage import reason_of as reason_of
+from bertray.storage.outage import without_secrets as without_secrets
 
 if TYPE_CHECKING:
     from bertray.storage.s3 import PatientS3
@@ -297,6 +299,15 @@ def download(uri: str, folder: Path) -> None:
             target = folder / relative(path, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             fs.get_file(name, str(target))
+
+
+def upload(folder: Path, uri: str, names: Iterable[str]) -> None:
+    """Put files of a local folder below ``uri``, one after the other, over those that are there."""
+    for name in names:
+        target = join(uri, name)
+        with staging(target) as staged:
+            shutil.copyfile(folder / name, staged)
+            publish(staged, target, overwrite=True)
 
 
 def sweep(uri: str, *, older_than_s: float) -> None:

@@ -180,9 +180,8 @@ def _status(error: BaseException) -> int:
     return int(status) if str(status).isdigit() else 0
 
 
-def _clean(text: str) -> str:
-    """One line without secrets: those of the environment, and those that URLs carry."""
-    text = " ".join(text.split())
+def without_secrets(text: str) -> str:
+    """``text`` without the secrets of the environment, and those that URLs carry."""
     for name in SECRET_VARIABLES:
         secret = os.environ.get(name)
         if secret:
@@ -190,3 +189,8 @@ def _clean(text: str) -> str:
     for pattern, stand_in in SECRETS:
         text = pattern.sub(stand_in, text)
     return text
+
+
+def _clean(text: str) -> str:
+    """One line without secrets."""
+    return without_secrets(" ".join(text.split()))

@@ -1,5 +1,7 @@
 """The course of a training as a picture: losses, the metric, the learning rate."""
 
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +53,30 @@ def draw_curves(
     for axes in (top, middle, bottom):
         _finish(axes, kept=ends[best_epoch - 1])
     figure.savefig(path, dpi=120)
+
+
+def write_events(path: Path, steps: Sequence[Step], epochs: Sequence[Epoch]) -> None:
+    """Write the same as an event file of TensorBoard's, which shows any whose name has "tfevents".
+
+    Args:
+        path: of the file.
+        steps: as of `draw_curves`.
+        epochs: likewise.
+    """
+    from tensorboardX import SummaryWriter
+
+    with tempfile.TemporaryDirectory() as folder:
+        with SummaryWriter(folder) as writer:
+            for step in steps:
+                writer.add_scalar("loss/training", step.loss, step.step)
+                writer.add_scalar("learning_rate", step.learning_rate, step.step)
+                writer.add_scalar("grad_norm", step.grad_norm, step.step)
+            for end, epoch in zip(_last_steps(steps, epochs), epochs, strict=True):
+                for name, value in epoch.metrics.items():
+                    tag = "loss/validation" if name == "loss" else f"validation/{name}"
+                    writer.add_scalar(tag, value, end)
+        (written,) = Path(folder).iterdir()
+        shutil.copyfile(written, path)
 
 
 def _last_steps(steps: Sequence[Step], epochs: Sequence[Epoch]) -> list[int]:

@@ -14,7 +14,7 @@ from bertray.train.base import Base, load_base, open_base
 from bertray.train.labels import Labelled, list_shards, read_labels
 from bertray.train.layers import freeze, num_frozen
 from bertray.train.loss import make_loss
-from bertray.train.measure import metric_of
+from bertray.train.measure import check_calibration, metric_of
 from bertray.train.optim import parameter_groups
 from bertray.train.teacher import KEY as TEACHER
 from bertray.train.teacher import Teacher, make_teacher
@@ -69,6 +69,7 @@ def prepare(config: TrainConfig) -> Job | None:
     training = config.training
     labelled = read_labels(shards, config.data, seed=training.seed, task=training.task)
     metric = metric_of(training, labelled.task)
+    check_calibration(config.calibration.method, labelled.task)
     check(config, load_base(base, labels=labelled.labels, seed=0, task=labelled.task), labelled)
     if augmenter is not None:
         for method in config.augmentation.methods:

@@ -4,12 +4,12 @@ bertray.json     the bundle is complete, and this is its lineage
 _config.yaml     the resolved config        _training.json   the epochs
 _steps.jsonl     loss, rate and gradient norm of each optimizer step
 _curves.png      all of that as a picture
+_curves.tfevents the same for TensorBoard, if wanted
 _run/            while training: Ray Train's checkpoints, and whose they are
 """
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from bertray import storage
 from bertray.config import TrainConfig
 from bertray.errors import OutputError
 from bertray.model.bundle import MANIFEST, Bundle, Manifest, package_versions, read_manifest
+from bertray.model.publish import publish_bundle
 from bertray.train.augment import Augmenter
 from bertray.train.base import Base
 
 RUN = "_run"
 OWNER = f"{RUN}/lineage.json"
-MODEL_CONFIG = "config.json"
 
 
 def lineage_of(
@@ -47,6 +47,8 @@ def lineage_of(
         **_flat("training", config.training.model_dump(exclude={"checkpoint_steps"})),
         "scaling.num_workers": config.scaling.max_workers,
     }
+    if config.calibration.method != "none":
+        settings |= _flat("calibration", config.calibration.model_dump())
     if augmenter is not None:
         places = {"wordnet", "masked_model", "translation_models"}
         settings |= _flat("augmentation", config.augmentation.model_dump(exclude=places))
@@ -114,36 +116,14 @@ def begin(output: str, lineage: dict[str, str]) -> None:
 
 
 def publish(folder: Path, output: str) -> None:
-    """Put a finished bundle in place of what is there; whole, or not at all.
-
-    Without its config.json a folder is no model, and without ``bertray.json`` no bundle: those two
-    go first and come last.
-    """
-    marks = (MODEL_CONFIG, MANIFEST)
-    for mark in reversed(marks):
-        storage.remove(storage.join(output, mark))
-    _sweep(output)
-    names = sorted(path.name for path in folder.iterdir() if path.name not in marks)
-    for name in (*names, *marks):
-        target = storage.join(output, name)
-        with storage.staging(target) as staged:
-            shutil.copyfile(folder / name, staged)
-            storage.publish(staged, target, overwrite=True)
+    """Put a finished bundle in place of what is there; whole, or not at all."""
+    publish_bundle(folder, output, spare=RUN)
     finish(output)
 
 
 def finish(output: str) -> None:
     """Remove what only an unfinished training needs."""
     storage.remove(storage.join(output, RUN))
-
-
-def _sweep(output: str) -> None:
-    """Remove an earlier bundle's files."""
-    fs, path = storage.resolve(output)
-    fs.invalidate_cache()
-    for name in fs.ls(path, detail=False):
-        if name.rstrip("/").rsplit("/", 1)[-1] != RUN:
-            fs.rm(name, recursive=True)
 
 
 def _difference(manifest: Manifest, lineage: dict[str, str], *, base: str) -> str:

@@ -18,7 +18,7 @@ from ray.util.queue import Queue
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
-from bertray.config import Optim, Training
+from bertray.config import CalibrationMethod, Optim, Training
 from bertray.evaluate.metrics import HIGHER_IS_BETTER
 from bertray.model.bundle import quiet
 from bertray.schema import Scale, Task
@@ -51,6 +51,8 @@ class Epoch:
         num_tokens: likewise, padding not counted.
         seconds: of the steps, validation not counted.
         thresholds: of independent labels, as the validation rows have them best.
+        calibration: of the probabilities, as a bundle's manifest has it.
+        cutoffs: likewise.
     """
 
     epoch: int
@@ -60,6 +62,8 @@ class Epoch:
     num_tokens: int
     seconds: float
     thresholds: list[float] | None = None
+    calibration: dict[str, Any] | None = None
+    cutoffs: list[dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class WorkerJob:
         metric: that picks an epoch.
         optim: the config's section.
         training: likewise.
+        calibration: what is fitted to the validation rows.
         loss: what the steps minimise.
         pieces: to name a row by its shard.
         num_threads: torch threads on CPU; None for the node's cores shared out.
@@ -89,6 +94,7 @@ class WorkerJob:
     metric: str
     optim: Optim
     training: Training
+    calibration: CalibrationMethod
     loss: Loss
     pieces: tuple[Piece, ...]
     num_threads: int | None
@@ -243,8 +249,12 @@ class _Worker:
             task=job.task,
             scale=job.scale,
         )
-        metrics, thresholds = measure(
-            predictions, self.validation.targets, task=job.task, scale=job.scale
+        found = measure(
+            predictions,
+            self.validation.targets,
+            task=job.task,
+            scale=job.scale,
+            calibration=job.calibration,
         )
         taken = self.log[epoch * self.steps_per_epoch :]
         num_rows = sum(step.num_rows for step in taken)
@@ -252,11 +262,13 @@ class _Worker:
             Epoch(
                 epoch=epoch + 1,
                 train_loss=sum(step.loss * step.num_rows for step in taken) / num_rows,
-                metrics=metrics,
+                metrics=found.metrics,
                 num_rows=num_rows,
                 num_tokens=sum(step.num_tokens for step in taken),
                 seconds=self.seconds,
-                thresholds=thresholds,
+                thresholds=list(found.thresholds) if found.thresholds is not None else None,
+                calibration=asdict(found.calibration) if found.calibration is not None else None,
+                cutoffs=[asdict(cutoff) for cutoff in found.cutoffs] or None,
             )
         )
         self.seconds = 0.0

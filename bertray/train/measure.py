@@ -1,9 +1,13 @@
 """What validation rows say of an epoch, by task."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from bertray.config import Training
+from bertray.config import CalibrationMethod, Training
 from bertray.errors import ConfigError
+from bertray.evaluate.calibration import calibrated, fit_calibration
+from bertray.evaluate.cutoffs import find_cutoffs
 from bertray.evaluate.metrics import (
     METRICS,
     classification_metrics,
@@ -11,7 +15,25 @@ from bertray.evaluate.metrics import (
     regression_metrics,
 )
 from bertray.evaluate.thresholds import tune_thresholds
-from bertray.schema import Scale, Task
+from bertray.model.calibration import move_thresholds
+from bertray.schema import Calibration, Cutoff, Scale, Task
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What validation rows say of a model, and how its predictions are to be read.
+
+    Attributes:
+        metrics: by name, of the model without calibration.
+        thresholds: of independent labels, as these rows have them best.
+        calibration: that was asked for.
+        cutoffs: how sure the model must be for a wanted precision; where rows have one label.
+    """
+
+    metrics: dict[str, float]
+    thresholds: tuple[float, ...] | None = None
+    calibration: Calibration | None = None
+    cutoffs: tuple[Cutoff, ...] = ()
 
 
 def metric_of(training: Training, task: Task) -> str:
@@ -30,17 +52,40 @@ def metric_of(training: Training, task: Task) -> str:
     return metric
 
 
-def measure(
-    predictions: np.ndarray, targets: np.ndarray, *, task: Task, scale: Scale | None = None
-) -> tuple[dict[str, float], list[float] | None]:
-    """Metrics by name; of independent labels also the thresholds that were tuned for them.
+def check_calibration(method: CalibrationMethod, task: Task) -> None:
+    """Raise ConfigError where there are no probabilities to calibrate."""
+    if method != "none" and task == "regression":
+        raise ConfigError(
+            f"calibration.method={method}: what is learnt here is a number, and probabilities "
+            "alone can be calibrated; leave it out"
+        )
 
-    Those metrics are of the very rows that the thresholds were tuned on, and so a little too good
-    for labels that few rows have; `bertray evaluate` on other rows tells.
+
+def measure(
+    predictions: np.ndarray,
+    targets: np.ndarray,
+    *,
+    task: Task,
+    scale: Scale | None = None,
+    calibration: CalibrationMethod = "none",
+) -> Measured:
+    """Measure, and fit to these rows what there is to fit.
+
+    What is fitted is measured on the very rows it was fitted to, and so a little too good for
+    labels that few rows have; `bertray evaluate` on other rows tells.
     """
-    if task == "multi_label":
-        thresholds = tune_thresholds(predictions, targets)
-        return multi_label_metrics(predictions, targets, thresholds), thresholds
-    if scale is not None:
-        return regression_metrics(predictions[:, 0], targets, std=scale.std), None
-    return classification_metrics(predictions, targets), None
+    if task == "regression":
+        std = scale.std if scale is not None else 1.0
+        return Measured(regression_metrics(predictions[:, 0], targets, std=std))
+    found, p = None, predictions
+    if calibration != "none":
+        found = fit_calibration(p, targets, method=calibration, task=task)
+        p = calibrated(p, found, task=task)
+    if task == "single_label":
+        metrics, cutoffs = classification_metrics(predictions, targets), find_cutoffs(p, targets)
+        return Measured(metrics, calibration=found, cutoffs=cutoffs)
+    thresholds = tuple(tune_thresholds(predictions, targets))
+    metrics = multi_label_metrics(predictions, targets, thresholds)
+    if found is not None:
+        thresholds = move_thresholds(thresholds, found)
+    return Measured(metrics, thresholds, found)

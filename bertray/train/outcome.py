@@ -11,13 +11,13 @@ from bertray import storage
 from bertray.config import dump_config
 from bertray.model.bundle import Manifest, load_tokenizer, package_versions, save_bundle
 from bertray.train.base import folder_of, load_checkpoint
-from bertray.train.curves import draw_curves
+from bertray.train.curves import draw_curves, write_events
 from bertray.train.job import Job
 from bertray.train.loop import Epoch, write_steps
 from bertray.train.steps import Step
 
 CONFIG, SUMMARY = "_config.yaml", "_training.json"
-STEPS, CURVES = "_steps.jsonl", "_curves.png"
+STEPS, CURVES, EVENTS = "_steps.jsonl", "_curves.png", "_curves.tfevents"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,12 @@ class TrainSummary:
     @property
     def metrics(self) -> dict[str, float]:
         """Of the validation rows, at the epoch that was kept."""
-        return self.epochs[self.best_epoch - 1].metrics
+        return self.kept.metrics
+
+    @property
+    def kept(self) -> Epoch:
+        """The epoch whose weights were kept."""
+        return self.epochs[self.best_epoch - 1]
 
     @property
     def tokens_per_s(self) -> float:
@@ -74,19 +79,24 @@ def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) 
             versions=package_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             long_text=job.base.long_text,
-            thresholds=summary.epochs[summary.best_epoch - 1].thresholds,
+            thresholds=summary.kept.thresholds,
             scale=asdict(scale) if (scale := job.labelled.scale) is not None else None,
             head=job.base.head,
+            calibration=summary.kept.calibration,
+            cutoffs=summary.kept.cutoffs,
         ),
     )
     (made / CONFIG).write_text(dump_config(job.config), encoding="utf-8")
     (made / SUMMARY).write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
 
 
-def write_course(made: Path, steps: Sequence[Step], summary: TrainSummary, *, metric: str) -> None:
+def write_course(made: Path, steps: Sequence[Step], *, job: Job, summary: TrainSummary) -> None:
     """Put each step as a line of JSON, and the curves, beside the model."""
     (made / STEPS).write_text(write_steps(steps), encoding="utf-8")
-    draw_curves(made / CURVES, steps, summary.epochs, metric=metric, best_epoch=summary.best_epoch)
+    epochs, best_epoch = summary.epochs, summary.best_epoch
+    draw_curves(made / CURVES, steps, epochs, metric=job.metric, best_epoch=best_epoch)
+    if job.config.tracking.tensorboard:
+        write_events(made / EVENTS, steps, epochs)
 
 
 def read_summary(output: str) -> TrainSummary:

@@ -43,6 +43,7 @@ from bertray.train.loop import Epoch, WorkerJob, train_worker
 from bertray.train.loss import make_loss
 from bertray.train.outcome import TrainSummary, read_summary, write_bundle, write_course
 from bertray.train.steps import Step
+from bertray.train.tracking import Tracker, tracked
 
 __all__ = ["Epoch", "Event", "Start", "Step", "TrainSummary", "train"]
 
@@ -88,6 +89,15 @@ def train(
     if job is None:
         folder.finish(config.output.path)
         return read_summary(config.output.path)
+    with tracked(config, job.lineage) as tracker:
+        return fine_tune(job, tracker=tracker, on_progress=on_progress)
+
+
+def fine_tune(
+    job: Job, *, tracker: Tracker | None, on_progress: Callable[[Event], None]
+) -> TrainSummary:
+    """Train what has been prepared, and publish the bundle. Raises what `train` does."""
+    config = job.config
     held = int(job.labelled.is_validation.sum())
     on_progress(
         Start(
@@ -115,6 +125,12 @@ def train(
         num_gpus=1 if scaling.use_gpu and runs_models else 0,
     )
     events = Queue(actor_options={"num_cpus": 0})
+
+    def tell(event: Event) -> None:
+        on_progress(event)
+        if tracker is not None:
+            tracker.update(event)
+
     worker_job = WorkerJob(
         base=job.base,
         task=job.labelled.task,
@@ -123,6 +139,7 @@ def train(
         metric=job.metric,
         optim=config.optim,
         training=config.training,
+        calibration=config.calibration.method,
         loss=make_loss(
             config.training,
             task=job.labelled.task,
@@ -144,7 +161,7 @@ def train(
         run_config=run_config(job),
     )
     try:
-        result = fit(trainer, events=events, on_progress=on_progress)
+        result = fit(trainer, events=events, on_progress=tell)
     finally:
         events.shutdown()
     checkpoint, at_best = best_checkpoint(result)
@@ -161,7 +178,10 @@ def train(
     )
     with checkpoint.as_directory() as weights, tempfile.TemporaryDirectory() as made:
         write_bundle(Path(made), weights=Path(weights), job=job, summary=summary)
-        write_course(Path(made), steps_of(result), summary, metric=job.metric)
+        steps = steps_of(result)
+        write_course(Path(made), steps, job=job, summary=summary)
+        if tracker is not None:
+            tracker.finish(Path(made), steps, summary)
         folder.publish(Path(made), config.output.path)
     return summary
 

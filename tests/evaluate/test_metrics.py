@@ -4,12 +4,26 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    label_ranking_average_precision_score,
+    log_loss,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
 from bertray.evaluate.metrics import (
     METRICS,
+    brier_of_rows,
+    class_table,
     classification_metrics,
+    label_areas,
     label_table,
+    mean_areas,
+    more_classification_metrics,
     multi_label_metrics,
     regression_metrics,
 )
@@ -72,6 +86,8 @@ def test_metrics_of_independent_labels_are_those_of_scikit_learn(
     for average in ("micro", "macro"):
         expected = f1_score(TRUE[:, met], predicted[:, met], average=average, zero_division=0.0)
         assert metrics[f"{average}_f1"] == pytest.approx(expected)
+    lrap = label_ranking_average_precision_score(TRUE, PROBABILITIES)
+    assert metrics["lrap"] == pytest.approx(lrap)
     assert metrics["loss"] == pytest.approx(
         np.mean([log_loss(TRUE[:, k], PROBABILITIES[:, k], labels=[0, 1]) for k in range(4)])
     )
@@ -122,3 +138,32 @@ def test_a_correlation_that_is_not_defined_is_zero(scores: list[int], targets: l
     metrics = regression_metrics(np.array(scores), np.array(targets))
     assert (metrics["pearson"], metrics["spearman"]) == (0, 0)
     assert np.isfinite(list(metrics.values())).all()
+
+
+@pytest.mark.parametrize("num_labels", [2, 4])
+def test_areas_and_brier_are_those_of_scikit_learn(num_labels: int) -> None:
+    random = np.random.default_rng(0)
+    p, y = random.dirichlet(np.ones(num_labels), 80).astype(np.float32), np.arange(80) % num_labels
+    one_hot = np.eye(num_labels, dtype=bool)[y]
+    areas = mean_areas(label_areas(p, y))
+    assert areas["roc_auc"] == pytest.approx(roc_auc_score(one_hot, p, average="macro"))
+    assert areas["pr_auc"] == pytest.approx(average_precision_score(one_hot, p, average="macro"))
+    assert label_areas(p, one_hot) == label_areas(p, y)
+    brier = more_classification_metrics(p, y)["brier"]
+    assert brier == pytest.approx(brier_score_loss(y, p, labels=range(num_labels)), rel=1e-5)
+    assert brier_of_rows(p, one_hot).mean() == pytest.approx(np.square(p - one_hot).mean())
+
+
+def test_a_label_without_an_area_is_left_out_of_the_mean() -> None:
+    p, y = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1]]), np.array([0, 1])
+    assert label_areas(p, y) == {"roc_auc": [1.0, 1.0, None], "pr_auc": [1.0, 1.0, None]}
+    assert mean_areas(label_areas(p, y)) == {"roc_auc": 1.0, "pr_auc": 1.0}
+    assert mean_areas(label_areas(p[:1], y[:1])) == {}
+
+
+def test_each_label_has_its_precision_recall_and_rows() -> None:
+    p = np.array([[0.6, 0.4, 0], [0.4, 0.6, 0], [0.7, 0.3, 0]])
+    table = class_table(p, np.array([0, 1, 1]), labels=["no", "yes", "never"])
+    assert table["no"] == {"precision": 0.5, "recall": 1, "f1": pytest.approx(2 / 3), "rows": 1}
+    assert table["yes"] == {"precision": 1, "recall": 0.5, "f1": pytest.approx(2 / 3), "rows": 2}
+    assert table["never"] == dict.fromkeys(("precision", "recall", "f1", "rows"), 0)

@@ -80,6 +80,7 @@ def running(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    environment["PATH"] = f"{RAY.parent}:{environment['PATH']}"  # jobs are run by `python`
     nodes: list[subprocess.Popen[bytes]] = []
 
     def start(*words: str) -> None:

@@ -1,9 +1,10 @@
-"""The jobs as they are really run: `ray start`, `ray job submit`, read the output."""
+"""The jobs as they are really run: `ray start`, deploy/schedule/submit.sh, read the output."""
 
 import re
 import subprocess
-import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,11 +21,15 @@ START_TIMEOUT_S = 60
 
 
 def submit(cluster: OwnCluster, job: str, *words: str) -> "subprocess.CompletedProcess[str]":
-    script = str(ROOT / "jobs" / f"{job}.py")
-    command = [RAY, "job", "submit", "--address", cluster.dashboard, "--"]
+    """As every scheduler does, carrying this checkout to the cluster."""
+    environment = {
+        **cluster.environment,
+        "JOB": f"jobs/{job}.py",
+        "RAY_API_SERVER_ADDRESS": cluster.dashboard,
+    }
     return subprocess.run(
-        [*command, sys.executable, script, *words],
-        env=cluster.environment,
+        [ROOT / "deploy" / "schedule" / "submit.sh", *words],
+        env=environment,
         capture_output=True,
         text=True,
         timeout=180,
@@ -87,3 +92,14 @@ def test_a_bad_config_fails_the_job_with_one_readable_message(
     assert "unknown key 'input.pth'; did you mean 'input.path'?" in log
     assert "Traceback" not in log
     assert "exit code 2" in log
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer not-the-token-of-these-tests"}])
+def test_nobody_without_the_token_sees_or_submits_a_job(
+    cluster: OwnCluster, headers: dict[str, str]
+) -> None:
+    for data in (None, b'{"entrypoint": "true"}'):
+        request = urllib.request.Request(f"{cluster.dashboard}/api/jobs/", data, headers)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request)
+        assert refused.value.code in (401, 403)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertray.config import ScoreConfig, load_config
-from bertray.schema import EMPTY_TEXT, NULL_TEXT, OK, scored_column_names
+from bertray.schema import ABSTAINED, EMPTY_TEXT, NULL_TEXT, OK, scored_column_names
 from bertray.score import run as score_run
 from bertray.score.pool import PoolPlan, plan_pool
 from bertray.score.run import score
@@ -211,12 +211,25 @@ def test_pairs_are_scored_as_transformers_scores_pairs_under_the_columns_and_pre
 ) -> None:
     one, two = reviews(20, seed=1), reviews(20, seed=2)
     source = write_shards({"a": pa.table({"text": one, "other": two, "id": range(20)})})
+    expected = plain(classifier_folder, one, two)
+    least = float(np.median(expected.max(axis=1)))
     words = ["input.text_pair=other", "input.columns=[id]", "output.prefix=new_"]
-    run(classifier_folder, source, tmp_path / "out", *words)
+    summary = run(classifier_folder, source, tmp_path / "out", *words, f"abstain.below={least}")
     scored = pq.ParquetFile(tmp_path / "out/a.parquet").read()
     assert scored.column_names == ["id", *scored_column_names("new_")]
     found = np.array(scored["new_probabilities"].to_pylist())
-    np.testing.assert_allclose(found, plain(classifier_folder, one, two), atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    labels, status = (
+        scored[f"new_{name}"].to_pylist() for name in ("predicted_label", "prediction_status")
+    )
+    names = np.array(["bad", "so-so", "good"])[expected.argmax(axis=1)]
+    unsure = expected.max(axis=1) < least
+    assert labels == [
+        None if abstains else name for name, abstains in zip(names, unsure, strict=True)
+    ]
+    assert status == [ABSTAINED if abstains else OK for abstains in unsure]
+    assert summary.status_counts == {OK: 10, ABSTAINED: 10}
+    assert summary.num_rows_quarantined == 0
 
 
 def test_somebody_elses_fifty_class_model_with_pickled_weights_scores_as_it_is(

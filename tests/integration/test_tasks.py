@@ -141,14 +141,18 @@ def test_pairs_are_learnt_scored_and_measured(
         "label": ["same" if first == second else "another" for first, second in ends],
     }
     data = write_shards({"a": pa.table(table)})
-    trained = job.train(data, "training.num_epochs=6")
+    trained = job.train(data, "training.num_epochs=6", "calibration.method=temperature")
     assert trained.metrics["accuracy"] > 0.9
+    calibration = open_bundle(str(job.root / "bundle")).calibration
+    assert calibration is not None
+    assert calibration.ece_after < calibration.ece_before
 
     lake = {"a": pa.table({**table, "other": [None, *table["other"][1:]]})}
     job.score(write_shards(lake, folder="lake"))
     scored = job.scored()
     assert scored["prediction_status"].to_pylist() == ["null text", *[OK] * (NUM_ROWS - 1)]
     logits = hugging_face(job.root / "bundle", table["text"], table["other"])[1:]
+    logits *= calibration.factors[0]
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     found = np.array(scored["probabilities"].to_pylist()[1:])
     np.testing.assert_allclose(found, odds / odds.sum(axis=1, keepdims=True), atol=1e-5)

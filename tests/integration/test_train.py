@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from bertray.config import TrainConfig, load_config
@@ -70,7 +71,9 @@ def config(root: Path, output: str, *words: str) -> TrainConfig:
 
 
 def two_workers(root: Path) -> TrainConfig:
-    return config(root, "two", "scaling.num_workers=2", "training.per_device_batch_size=4")
+    tracking = [f"tracking.mlflow=sqlite:///{root / 'mlflow.db'}", "tracking.tensorboard=true"]
+    words = ["scaling.num_workers=2", "training.per_device_batch_size=4"]
+    return config(root, "two", *words, *tracking)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +123,7 @@ def test_the_bundle_is_a_plain_hugging_face_folder(
     assert sorted(path.name for path in (root / "two").iterdir()) == [
         "_config.yaml",
         "_curves.png",
+        "_curves.tfevents",
         "_steps.jsonl",
         "_training.json",
         "bertray.json",
@@ -142,6 +146,26 @@ def test_the_bundle_tells_of_each_step_and_shows_its_course(
     assert sum(step.num_rows for step in steps) == sum(one.num_rows for one in summary.epochs)
     assert {event.step for event in events if isinstance(event, Step)} <= {s.step for s in steps}
     assert (root / "two/_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_mlflow_run_holds_what_was_trained(
+    root: Path, trained: tuple[TrainSummary, list[Event]]
+) -> None:
+    summary, _ = trained
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("bertray").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["scaling.num_workers"] == "2"
+    assert run.data.tags["bertray.bundle"] == open_bundle(str(root / "two")).digest
+    lines = (root / "two/_steps.jsonl").read_text().splitlines()
+    steps = [Step(**json.loads(line)) for line in lines]
+    logged = client.get_metric_history(run.info.run_id, "step/loss")
+    assert {one.step: one.value for one in logged} == {step.step: step.loss for step in steps}
+    assert len(logged) == len(steps)
+    accuracy = client.get_metric_history(run.info.run_id, "validation/accuracy")
+    assert [one.value for one in accuracy] == [one.metrics["accuracy"] for one in summary.epochs]
+    names = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "bundle")}
+    assert names == {path.name for path in (root / "two").iterdir()}
 
 
 def test_the_same_command_again_does_no_work(

@@ -1,6 +1,5 @@
 """A store keeps every version of a model as it was added, and who put which one in use."""
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,22 +16,12 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "store") if request.param == "disk" else request.getfixturevalue("s3")
 
 
-@pytest.fixture
-def other_folder(classifier_folder: Path, tmp_path: Path) -> Path:
-    """A model whose files differ."""
-    folder = tmp_path / "other"
-    shutil.copytree(classifier_folder, folder)
-    config = folder / "config.json"
-    config.write_text(config.read_text().replace("good", "great"))
-    return folder
-
-
 def test_versions_are_numbered_and_found_by_number_and_alias(
-    root: str, classifier_folder: Path, other_folder: Path
+    root: str, classifier_folder: Path, other_classifier: Path
 ) -> None:
     first = store.add(root, "reviews", classifier_folder)
     store.promote(root, first, why="the first")
-    second = store.add(root, "reviews", other_folder)
+    second = store.add(root, "reviews", other_classifier)
     assert (first.number, first.parent, second.number, second.parent) == (1, None, 2, 1)
     assert store.find(root, "store://reviews") == first  # the champion
     assert store.find(root, "store://reviews@2") == second
@@ -59,11 +48,13 @@ def test_the_same_files_are_the_same_version(root: str, classifier_folder: Path)
 
 
 def test_two_that_add_at_once_get_two_numbers(
-    root: str, classifier_folder: Path, other_folder: Path
+    root: str, classifier_folder: Path, other_classifier: Path
 ) -> None:
     with ThreadPoolExecutor(2) as pool:
         added = list(
-            pool.map(lambda folder: store.add(root, "m", folder), [classifier_folder, other_folder])
+            pool.map(
+                lambda folder: store.add(root, "m", folder), [classifier_folder, other_classifier]
+            )
         )
     assert sorted(version.number for version in added) == [1, 2]
     assert store.versions(root, "m") == sorted(added, key=lambda version: version.number)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from bertray.cluster import Resources
 from bertray.config import Pool
 from bertray.errors import ConfigError
-from bertray.score.pool import HELPER_CPUS, PoolPlan, plan_pool
+from bertray.score.pool import CPU_PER_THREAD, HELPER_CPUS, PoolPlan, plan_pool
 
 
 def pool(**settings: object) -> Pool:
@@ -66,6 +66,11 @@ def test_a_gpu_actor_has_a_split_to_tokenize_while_it_computes_another() -> None
 def test_a_fraction_of_a_gpu_shares_it() -> None:
     plan = planned(pool(num_gpus=0.5), num_cpus=64, num_gpus=2, num_splits=1000)
     assert (plan.device, plan.max_actors, plan.num_gpus) == ("cuda", 4, 0.5)
+
+
+def test_actors_whose_nodes_have_yet_to_come_ask_for_all_they_keep_busy() -> None:
+    plan = planned(pool(max_actors=16, num_threads=2), num_cpus=0, num_gpus=0, num_splits=99)
+    assert (plan.max_actors, plan.num_cpus) == (16, 2 * CPU_PER_THREAD)
 
 
 def test_no_more_actors_than_splits() -> None:

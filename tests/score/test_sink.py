@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertray.errors import StorageError
-from bertray.schema import OK, Predictions, append_predictions
+from bertray.schema import ABSTAINED, OK, Predictions, append_predictions
 from bertray.score.commits import Digests, Receipt, committed, list_outputs, read_footer
 from bertray.score.plan import Split, plan_splits
 from bertray.score.sink import ShardSink
@@ -80,6 +80,24 @@ def test_a_row_of_several_labels_counts_for_each_and_one_of_none_for_none(
     assert receipt.status_counts == {OK: 2, "null text": 1}
     (found,) = receipts([split], tmp_path / "out")
     assert found.label_counts == receipt.label_counts
+
+
+def test_a_row_that_abstains_counts_for_no_label_and_is_written_where_bad_rows_are_not(
+    tmp_path: Path, write_shards: Write
+) -> None:
+    root = write_shards({"a": pa.table({"text": ["a", "b"]})})
+    (split,) = plan_splits(str(root), check_schema=lambda s, w: None, max_split_rows=10).splits
+    table = append_predictions(
+        read_split(split, Reading("text", None, None, "")),
+        Predictions(np.array([[0.4, 0.6], [0.1, 0.9]], np.float32), (OK, OK)),
+        labels=("no", "yes"),
+        abstain_below=0.8,
+    )
+    sink = replace(sink_into(tmp_path / "out"), keep_bad_rows=False)
+    receipt = Receipt.from_table(sink(table))
+    assert receipt.fault is None
+    assert receipt.label_counts == {"yes": 1}
+    assert receipt.status_counts == {ABSTAINED: 1, OK: 1}
 
 
 def test_equal_rows_give_equal_bytes(tmp_path: Path, block: tuple[Split, pa.Table]) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
 
-from bertray.train.curves import _last_steps, _running_mean, draw_curves
+from bertray.train.curves import _last_steps, _running_mean, draw_curves, write_events
 from bertray.train.loop import Epoch, read_steps, write_steps
 from bertray.train.steps import Step
 
@@ -48,3 +49,17 @@ def test_the_running_mean_of_equal_values_is_that_value() -> None:
 def test_steps_are_read_back_as_they_were() -> None:
     steps, _ = course(2, 3)
     assert read_steps(write_steps(steps)) == steps
+
+
+def test_tensorboard_is_told_each_step_and_epoch(tmp_path: Path) -> None:
+    write_events(tmp_path / "_curves.tfevents", *course(3, 4))
+    told: dict[str, list[int]] = {}
+    with (tmp_path / "_curves.tfevents").open("rb") as file:
+        # A record: its length, a checksum of that, the record, a checksum.
+        while head := file.read(12):
+            event = Event.FromString(file.read(int.from_bytes(head[:8], "little")))
+            file.read(4)
+            for value in event.summary.value:
+                told.setdefault(value.tag, []).append(event.step)
+    assert told["loss/training"] == told["learning_rate"] == list(range(1, 13))
+    assert told["loss/validation"] == told["validation/accuracy"] == [4, 8, 12]

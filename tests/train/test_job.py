@@ -148,6 +148,14 @@ def test_augmentation_is_named_in_the_lineage_and_its_rows_are_announced(
         assert len(job.lineage[key]) >= 64  # a digest, not a place
 
 
+def test_a_calibration_is_named_in_the_lineage_of_a_bundle_that_has_one(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    assert not any("calibration" in key for key in finish(config, tmp_path).lineage)
+    with pytest.raises(OutputError, match=r"calibration\.method: not known there, \"vector\" here"):
+        prepare(changed(config, calibration={"method": "vector"}))
+
+
 def test_other_data_and_another_base_are_refused_by_name(
     config: TrainConfig, tmp_path: Path, write_shards: Write
 ) -> None:
@@ -183,13 +191,13 @@ def test_publishing_that_is_cut_short_leaves_no_bundle(
 
     def dies_at_the_config(staged: Path, uri: str, **options: bool) -> bool:
         put.append(Path(uri).name)
-        if put[-1] == folder.MODEL_CONFIG:
+        if put[-1] == "config.json":
             raise KeyboardInterrupt
         staged.replace(uri)
         return True
 
     with monkeypatch.context() as patch:
-        patch.setattr("bertray.train.lineage.storage.publish", dies_at_the_config)
+        patch.setattr("bertray.model.publish.storage.publish", dies_at_the_config)
         with pytest.raises(KeyboardInterrupt):
             finish(config, tmp_path)
     assert "model.safetensors" in put

@@ -1,0 +1,293 @@
+"""The MLflow run of a training: its settings, its course, its bundle. The driver alone writes it.
+
+A training that was cut off goes on in the run it had. What the store holds is not logged again: a
+step that was taken twice, before and after a lost worker, stands there once.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from importlib.util import find_spec
+from operator import getitem
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertray import __version__, storage
+from bertray.config import TrainConfig, known_keys
+from bertray.errors import ConfigError
+from bertray.model.cache import digest_of
+from bertray.train.lineage import run_name
+from bertray.train.loop import Epoch
+from bertray.train.outcome import TrainSummary
+from bertray.train.steps import Step
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+logger = logging.getLogger(__name__)
+
+KEY = "tracking.mlflow"
+INSTALL = "pip install bertray[mlflow]"
+SQLITE = "sqlite:///"
+LOCAL_FILE = "mlflow.db"  # that MLflow's own commands take where they run
+BUNDLE = "bundle"
+TRAINING, OUTPUT, ERROR = "bertray.training", "bertray.output", "bertray.error"
+LONGEST_PARAM = 500  # characters that older servers take; `_config.yaml` has all of them
+SECONDS_BETWEEN_BATCHES = 10.0
+ANSWER_S = 10  # that a server may take to answer, twice
+UPLOAD_S = 120  # likewise, to store a file that it has been sent
+
+
+class Tracker:
+    """The run at work.
+
+    A store that fails meanwhile stops nothing: there is one warning, nothing is sent until the end
+    of the training, and then all that the store lacks.
+    """
+
+    def __init__(self, client: "MlflowClient", run_id: str, *, uri: str) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._uri = uri
+        self._held = self._points_held()
+        self._waiting: dict[tuple[str, int], Metric] = {}
+        self._sent = time.monotonic()
+        self._has_failed = False
+
+    def update(self, event: object) -> None:
+        """Log a step or an epoch, steps some at a time."""
+        if self._has_failed:
+            return
+        self._waiting |= _metrics_of(event)
+        now = time.monotonic()
+        if isinstance(event, Epoch) or now - self._sent >= SECONDS_BETWEEN_BATCHES:
+            self._sent = now
+            with self._bearing("the training goes on, and logs what is missing at its end"):
+                self._send()
+
+    def finish(self, made: Path, steps: Sequence[Step], summary: TrainSummary) -> None:
+        """Log what the store lacks of the whole course, and the bundle in a local folder."""
+        for event in (*steps, *summary.epochs):
+            self._waiting |= _metrics_of(event)
+        best = {f"best/{name}": value for name, value in summary.metrics.items()}
+        self._waiting |= _metrics(best, step=summary.best_epoch)
+        with self._bearing("the run lacks some of the training, which the bundle has"):
+            with _patience(ANSWER_S):
+                self._held = self._points_held()
+            self._send()
+            with _patience(UPLOAD_S):
+                self._client.log_artifacts(self._run_id, str(made), BUNDLE)
+                self._client.set_tag(self._run_id, "bertray.bundle", digest_of(made))
+
+    def end(self, status: str, *, error: BaseException | None = None) -> None:
+        """Say how the training ended, and by which error."""
+        with self._bearing("the run stays open"), _patience(ANSWER_S):
+            if error is not None:
+                self._send()
+                said = storage.without_secrets(str(error)) or type(error).__name__
+                self._client.set_tag(self._run_id, ERROR, said)
+            self._client.set_terminated(self._run_id, status)
+
+    def _send(self) -> None:
+        missing = {at: one for at, one in self._waiting.items() if at not in self._held}
+        self._waiting = {}
+        with _patience(ANSWER_S):
+            self._client.log_batch(self._run_id, metrics=list(missing.values()))
+        self._held |= missing.keys()
+
+    def _points_held(self) -> set[tuple[str, int]]:
+        """Metrics and their steps that the store has."""
+        keys = self._client.get_run(self._run_id).data.metrics
+        return {
+            (key, one.step)
+            for key in keys
+            for one in self._client.get_metric_history(self._run_id, key)
+        }
+
+    @contextmanager
+    def _bearing(self, outlook: str) -> Iterator[None]:
+        """Whatever fails is logged, once."""
+        try:
+            yield
+        except Exception as error:  # each store's client has errors of its own
+            if not self._has_failed:
+                reason = storage.reason_of(error)
+                logger.warning(
+                    "%s=%s: cannot be written to: %s; %s", KEY, self._uri, reason, outlook
+                )
+            self._has_failed = True
+
+
+@contextmanager
+def tracked(config: TrainConfig, lineage: dict[str, str]) -> Iterator[Tracker | None]:
+    """The run of a training, which ends as the block does; None if none is wanted.
+
+    Raises:
+        ConfigError: MLflow is not installed, or the store cannot be used.
+    """
+    if not config.tracking.mlflow:
+        yield None
+        return
+    tracker = open_tracker(config, lineage)
+    try:
+        yield tracker
+    except KeyboardInterrupt:
+        tracker.end("KILLED")
+        raise
+    except BaseException as error:
+        tracker.end("FAILED", error=error)
+        raise
+    tracker.end("FINISHED")
+
+
+def open_tracker(config: TrainConfig, lineage: dict[str, str]) -> Tracker:
+    """Go on in the run of an unfinished training, or begin one.
+
+    Raises:
+        ConfigError: MLflow is not installed, or the store cannot be used.
+    """
+    uri = _uri_of(config.tracking.mlflow)
+    tags = {
+        TRAINING: run_name(lineage),
+        OUTPUT: storage.absolute(config.output.path),
+        "bertray.version": __version__,
+        "bertray.data": lineage["data"],
+        "bertray.base": lineage["base"],
+    }
+    try:
+        with _patience(ANSWER_S):
+            client = _client_of(uri)
+            experiment = _experiment_of(client, config.tracking.experiment, uri=uri)
+            run = _unfinished_run(client, experiment, tags)
+            if run is None:
+                name = tags[OUTPUT].rstrip("/").rpartition("/")[2]
+                run = client.create_run(experiment, tags=tags, run_name=name)
+            else:
+                client.update_run(run.info.run_id, status="RUNNING")
+                if ERROR in run.data.tags:
+                    client.delete_tag(run.info.run_id, ERROR)
+            _log_settings(client, run, config)
+            tracker = Tracker(client, run.info.run_id, uri=uri)
+    except Exception as error:  # each store's client has errors of its own
+        raise ConfigError(
+            f"{KEY}={uri}, tracking.experiment={config.tracking.experiment}: cannot be used: "
+            f"{storage.reason_of(error)}; mend that, or leave out {KEY}"
+        ) from error
+    logger.info("mlflow store=%s experiment=%s run=%s", uri, experiment, run.info.run_id)
+    return tracker
+
+
+def _uri_of(wanted: str | bool) -> str:
+    """The store's URI, to be used and shown.
+
+    Raises:
+        ConfigError: it holds credentials, or MLflow is not installed.
+    """
+    uri = f"{SQLITE}{Path(LOCAL_FILE).absolute()}" if isinstance(wanted, bool) else wanted
+    shown = storage.without_secrets(uri)
+    if shown != uri:
+        raise ConfigError(
+            f"{KEY}={shown}: a URI must not hold credentials; MLflow takes them from "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    missing = [name for name in ("mlflow", "sqlalchemy", "alembic") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{KEY}={uri}: {missing[0]} is not installed; {INSTALL}")
+    return uri
+
+
+def _client_of(uri: str) -> "MlflowClient":
+    """MLflow, kept from telling others that it is used, and from telling us of each retry."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment_of(client: "MlflowClient", name: str, *, uri: str) -> str:
+    """The id of an experiment. One that is made in an SQLite file has its artifacts beside it."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    beside = None
+    if uri.startswith(SQLITE):
+        beside = (Path(uri.removeprefix(SQLITE)).absolute().parent / "mlruns").as_uri()
+    return str(client.create_experiment(name, artifact_location=beside))
+
+
+def _unfinished_run(client: "MlflowClient", experiment: str, tags: dict[str, str]) -> "Run | None":
+    """The latest run of this training into this output, if it has not come to its end."""
+    runs = client.search_runs(
+        [experiment],
+        f"tags.`{TRAINING}` = '{tags[TRAINING]}'",
+        order_by=["attributes.start_time DESC"],
+    )
+    here = [run for run in runs if run.data.tags.get(OUTPUT) == tags[OUTPUT]]
+    return here[0] if here and here[0].info.status != "FINISHED" else None
+
+
+def _log_settings(client: "MlflowClient", run: "Run", config: TrainConfig) -> None:
+    """Log the resolved config; what a run that goes on has already cannot be changed."""
+    from mlflow.entities import Param
+
+    values = config.model_dump(mode="json")
+    params = []
+    for key, _ in known_keys(TrainConfig):
+        value: Any = reduce(getitem, key.split("."), values)
+        text = value if isinstance(value, str) else json.dumps(value)
+        if key not in run.data.params:
+            params.append(Param(key, text[:LONGEST_PARAM]))
+    client.log_batch(run.info.run_id, params=params)
+
+
+def _metrics_of(event: object) -> "dict[tuple[str, int], Metric]":
+    """What a `Step` or an `Epoch` tells, by name and number; nothing of other events."""
+    match event:
+        case Step():
+            values = {
+                "step/loss": event.loss,
+                "step/learning_rate": event.learning_rate,
+                "step/grad_norm": event.grad_norm,
+            }
+            return _metrics(values, step=event.step)
+        case Epoch():
+            values = {f"validation/{name}": value for name, value in event.metrics.items()}
+            values["train/loss"] = event.train_loss
+            values["train/tokens_per_s"] = event.num_tokens / event.seconds
+            return _metrics(values, step=event.epoch)
+    return {}
+
+
+def _metrics(values: dict[str, float], *, step: int) -> "dict[tuple[str, int], Metric]":
+    from mlflow.entities import Metric
+
+    now = round(time.time() * 1000)
+    return {(key, step): Metric(key, value, now, step) for key, value in values.items()}
+
+
+@contextmanager
+def _patience(seconds: int) -> Iterator[None]:
+    """Wait so long for a server's answer, twice, where MLflow itself would go on for minutes.
+
+    Who sets MLflow's own environment variables is heeded.
+    """
+    wanted = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]

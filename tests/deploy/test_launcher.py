@@ -1,0 +1,92 @@
+"""What Ray's own launcher makes of each cluster.yaml; all of deploy/ runs the same versions."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.runtime_env import RuntimeEnv
+
+ROOT = Path(__file__).parents[2]
+CLUSTERS = [
+    "cluster.yaml",
+    "deploy/azure/cluster.yaml",
+    "deploy/gcp/cluster.yaml",
+    "deploy/local/cluster.yaml",
+]
+# The Python of the images, and of the machine that constraints.txt was made on.
+PYTHON = "3.11"
+PINS = dict(
+    line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+)
+
+
+@pytest.fixture(params=CLUSTERS)
+def config(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """A file with Ray's defaults filled in, as `ray up` reads it."""
+    return prepare_config(yaml.safe_load((ROOT / request.param).read_text()))
+
+
+def test_rays_launcher_takes_every_cluster_file(config: dict[str, Any]) -> None:
+    validate_config(config)
+
+
+def test_no_command_of_rays_defaults_is_left(config: dict[str, Any]) -> None:
+    commands = [command for key in config if key.endswith("commands") for command in config[key]]
+    assert not [command for command in commands if "ray-wheels" in command or "anaconda" in command]
+    assert not [
+        command
+        for command in commands
+        if re.search(r"pip install (?!.*(==|--constraint))", command)
+    ]
+
+
+def test_every_node_asks_for_the_token_and_has_it(config: dict[str, Any]) -> None:
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    starts = [config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]]
+    in_container = "--env RAY_AUTH_MODE=token" in config["docker"].get("run_options", ())
+    assert in_container or all("export RAY_AUTH_MODE=token;" in start for start in starts)
+
+
+def test_no_dashboard_can_be_reached_from_another_machine(config: dict[str, Any]) -> None:
+    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
+
+
+def test_heads_of_clouds_take_no_work_and_gpus_come_when_asked_for(config: dict[str, Any]) -> None:
+    kinds = config["available_node_types"]
+    if config["provider"]["type"] == "local":
+        assert config["max_workers"] == len(config["provider"]["worker_ips"])
+        return
+    assert kinds[config["head_node_type"]]["resources"]["CPU"] == 0
+    assert {name: kind["min_workers"] for name, kind in kinds.items() if kind["min_workers"]} == {}
+    assert kinds["gpu-spot"]["priority"] > kinds["gpu-on-demand"]["priority"]
+
+
+def test_every_file_names_the_ray_and_the_python_that_are_tested() -> None:
+    files = [ROOT / name for name in CLUSTERS] + [
+        path for path in (ROOT / "deploy").rglob("*") if path.is_file()
+    ]
+    images, pythons, rays = set(), set(), set()
+    for path in files:
+        text = path.read_text()
+        images |= set(re.findall(r"rayproject/ray:([\d.]+-py\d+)", text))
+        pythons |= set(re.findall(r"python(3\.\d+)", text))
+        rays |= set(re.findall(r"rayVersion: (\S+)", text))
+    assert images == {f"{PINS['ray']}-py{PYTHON.replace('.', '')}"}
+    assert pythons == {PYTHON}
+    assert rays == {PINS["ray"]}
+
+
+def test_the_runtime_env_has_what_bertray_needs_as_it_is_tested() -> None:
+    file = yaml.safe_load((ROOT / "deploy" / "runtime-env.yaml").read_text())
+    RuntimeEnv(**file)  # Ray's own check
+    assert "env_vars" not in file
+    listed = dict(package.split("==") for package in file["pip"]["packages"])
+    assert listed == {name: PINS[name] for name in listed}
+    project = (ROOT / "pyproject.toml").read_text()
+    needed = re.findall(
+        r'^    "([a-z0-9_-]+)[\[>]', project.split("dependencies = [")[1].split("]\n\n")[0], re.M
+    )
+    assert {name for name in needed if name != "ray"} <= {name.lower() for name in listed}

@@ -1,0 +1,106 @@
+"""deploy/schedule/: every scheduler submits the same night, one at a time."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from kuberay_schema import KUBERNETES
+
+ROOT = Path(__file__).parents[2]
+SCHEDULE = ROOT / "deploy" / "schedule"
+SUBMIT = "deploy/schedule/submit.sh"
+FAKE_RAY = """#!/bin/bash
+echo "$*" >> {log}
+[ "$2" = submit ] && exit {submitted}
+echo "Job '$5' {status}"
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["bertray.cron", "bertray.service", "airflow_dag.py", "cronjob.yaml"]
+)
+def test_each_scheduler_runs_the_same_script_on_a_config(name: str) -> None:
+    assert re.search(rf"/{SUBMIT},? /etc/bertray/score\.yaml", (SCHEDULE / name).read_text())
+    assert os.access(ROOT / SUBMIT, os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("submitted", "status", "expected"),
+    [(0, "succeeded", 0), (1, "failed", 1), (0, "was stopped", 1)],
+)
+def test_a_night_counts_as_done_only_if_its_job_succeeded(
+    submitted: int, status: str, expected: int, tmp_path: Path
+) -> None:
+    log, ray = tmp_path / "log", tmp_path / "ray"
+    ray.write_text(FAKE_RAY.format(log=log, submitted=submitted, status=status))
+    ray.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run([ROOT / SUBMIT, "score.yaml", "pool.num_gpus=1"], env=environment)
+    assert done.returncode == expected
+    submission, *_ = log.read_text().splitlines()
+    assert re.fullmatch(
+        r"job submit --submission-id bertray-\d{8}-\d{6} --working-dir \. -- "
+        r"python jobs/score\.py score\.yaml pool\.num_gpus=1",
+        submission,
+    )
+
+
+def test_cron_starts_no_second_submission_beside_one_that_runs(tmp_path: Path) -> None:
+    (line,) = [
+        line for line in (SCHEDULE / "bertray.cron").read_text().splitlines() if " flock " in line
+    ]
+    when, command = line.split(" bertray ", 1)
+    assert len(when.split()) == 5
+    lock, ran = tmp_path / "lock", tmp_path / "ran"
+    command = command.replace("/run/lock/bertray.lock", str(lock))
+    command = re.sub(r"/opt/bertray/\S+ \S+$", f"touch {ran}", command)
+    with subprocess.Popen(["flock", lock, "cat"], stdin=subprocess.PIPE) as other:
+        while subprocess.run(["flock", "--nonblock", lock, "true"]).returncode == 0:
+            assert other.poll() is None
+        assert subprocess.run(command, shell=True).returncode == 0
+        assert not ran.exists()
+        other.communicate()
+    assert subprocess.run(command, shell=True).returncode == 0
+    assert ran.exists()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+def test_systemd_takes_both_units(tmp_path: Path) -> None:
+    for name in ("bertray.service", "bertray.timer"):
+        text = (SCHEDULE / name).read_text()
+        (tmp_path / name).write_text(text.replace("/opt/bertray/", f"{ROOT}/"))
+    command = ["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_kubernetes_starts_one_night_at_a_time_with_a_secret_by_reference() -> None:
+    cron = yaml.safe_load((SCHEDULE / "cronjob.yaml").read_text())
+    kubernetes_validate.validate(cron, KUBERNETES, strict=True)
+    assert cron["spec"]["concurrencyPolicy"] == "Forbid"
+    pod = cron["spec"]["jobTemplate"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    (token,) = [one for one in container["env"] if one["name"] == "RAY_AUTH_TOKEN"]
+    cluster = yaml.safe_load((ROOT / "deploy/kuberay/base/raycluster.yaml").read_text())
+    reference = token["valueFrom"]["secretKeyRef"]
+    assert "value" not in token
+    assert reference["name"] == cluster["spec"]["authOptions"]["secretName"]
+    assert pod["metadata"]["labels"] == {"bertray/part": "submitter"}
+
+
+def test_airflow_makes_up_for_no_night_twice() -> None:
+    tree = ast.parse((SCHEDULE / "airflow_dag.py").read_text())
+    calls = {
+        node.func.id: {word.arg: word.value for word in node.keywords}
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert {"DAG", "BashOperator"} <= calls.keys()
+    assert ast.literal_eval(calls["DAG"]["catchup"]) is False
+    assert ast.literal_eval(calls["DAG"]["max_active_runs"]) == 1
