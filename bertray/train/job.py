@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from bertray.config import TrainConfig
+from bertray.errors import ConfigError
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, open_bundle
 from bertray.text.long import LongText
@@ -83,9 +84,15 @@ def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> No
     """Find here, not in every worker, what the model or the labels do not allow.
 
     Raises:
-        ConfigError: layers or labels are named that are not there, or the loss cannot be had.
+        ConfigError: layers or labels are named that are not there, or the loss cannot be had, or
+            activations not be computed again.
     """
     training = config.training
+    if training.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"training.gradient_checkpointing=true: transformers has it for other families than "
+            f"{model.config.model_type}; leave it out"
+        )
     num_layers = model.config.num_hidden_layers
     freeze(model, num_layers=num_frozen(training, epoch=0, num_layers=num_layers))
     freeze(model, num_layers=training.freeze_layers)

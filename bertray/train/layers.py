@@ -6,7 +6,8 @@ from transformers import PreTrainedModel
 from bertray.config import Training
 from bertray.errors import ConfigError
 
-DISTANCES = ("relative_attention_bias", "rel_embeddings")  # of MPNet, of DeBERTa
+# What MPNet and DeBERTa know of distances, and the convolution of large DeBERTas' first layer.
+BESIDE = ("relative_attention_bias", "rel_embeddings", "LayerNorm", "conv")
 EMBEDDINGS = ("embeddings", "embeddings_project")  # the second where ELECTRA's are narrower
 
 
@@ -62,20 +63,27 @@ def encoder_layers(model: PreTrainedModel) -> list[nn.Module]:
     Raises:
         ConfigError: there is none.
     """
+    if layers := own_layers(model):
+        return layers
+    raise ConfigError(
+        "training.freeze_layers, training.unfreeze_layers, optim.layer_decay: "
+        f"{model.config.model_type} has no {model.config.num_hidden_layers} layers of their own; "
+        "leave these settings out"
+    )
+
+
+def own_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The same, or none where one layer is shared among all."""
     count = model.config.num_hidden_layers
     for module in model.base_model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
-    raise ConfigError(
-        "training.freeze_layers, training.unfreeze_layers, optim.layer_decay: "
-        f"{model.config.model_type} has no {count} layers of their own; leave these settings out"
-    )
+    return []
 
 
 def embeddings(model: PreTrainedModel) -> list[nn.Module]:
     """What lies below the layers, and what all of them look up: where a token stands to another."""
     base = model.base_model
-    owners = [(base, EMBEDDINGS), (getattr(base, "encoder", None), DISTANCES)]
-    return [
-        getattr(owner, name) for owner, names in owners for name in names if hasattr(owner, name)
-    ]
+    owners = [(base, EMBEDDINGS), (getattr(base, "encoder", None), BESIDE)]
+    found = [getattr(owner, name, None) for owner, names in owners for name in names]
+    return [module for module in found if module is not None]

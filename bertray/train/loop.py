@@ -29,6 +29,14 @@ from bertray.train.layers import freeze, num_frozen
 from bertray.train.loss import Loss
 from bertray.train.measure import measure
 from bertray.train.optim import make_optimizer, make_schedule
+from bertray.train.parallel import (
+    Strategy,
+    gather_state,
+    gather_weights,
+    is_sharded,
+    scatter_state,
+    shard,
+)
 from bertray.train.plan import num_steps_per_epoch, plan_epoch
 from bertray.train.precision import Precision
 from bertray.train.steps import NonFiniteLossError, Step, predict, train_steps
@@ -83,6 +91,7 @@ class WorkerJob:
         pieces: to name a row by its shard.
         num_threads: torch threads on CPU; None for the node's cores shared out.
         max_workers: as many as there are at most.
+        strategy: how several of them share the model.
         examples: an object of the pair of training and validation `Examples`.
         events: rank 0 puts a `Step` or an `Epoch` in there from time to time.
     """
@@ -99,6 +108,7 @@ class WorkerJob:
     pieces: tuple[Piece, ...]
     num_threads: int | None
     max_workers: int
+    strategy: Strategy
     examples: "ray.ObjectRef[tuple[Examples, Examples]]"
     events: Queue
 
@@ -155,7 +165,11 @@ class _Worker:
                 {"use_reentrant": False}
             )
         freeze(bare, num_layers=training.freeze_layers)
-        self.bare = bare.to(device)  # type: ignore[arg-type]  # as torch has it
+        if job.strategy == "fsdp2" and self.world_size > 1:
+            shard(bare, device)
+        else:
+            bare.to(device)  # type: ignore[arg-type]  # as torch has it
+        self.bare = bare
         self.optimizer = make_optimizer(bare, job.optim)
         self.schedule = make_schedule(self.optimizer, job.optim, num_steps=self.num_steps)
         self.precision = Precision(training.precision, device)
@@ -184,14 +198,16 @@ class _Worker:
                 self.job.events.put(self.history[-1])
 
     def _wrap(self, epoch: int) -> None:
-        """DDP waits for the gradients of what is trained when it is made."""
+        """Freeze what is not trained yet. DDP waits for the gradients of the rest as it is made."""
         self.model = None
         num_layers = self.bare.config.num_hidden_layers
         frozen = num_frozen(self.job.training, epoch=epoch, num_layers=num_layers)
         freeze(self.bare, num_layers=frozen)
-        self.model = ray.train.torch.prepare_model(
-            self.bare, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
-        )
+        self.model = self.bare
+        if not is_sharded(self.bare):
+            self.model = ray.train.torch.prepare_model(
+                self.bare, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
+            )
 
     def _take_steps(self, epoch: int) -> None:
         job, training, log = self.job, self.job.training, self.log
@@ -279,9 +295,6 @@ class _Worker:
         One from within an epoch has none. Where more is better Ray holds that to be the least
         there is, and keeps it only as the latest.
         """
-        if self.rank != 0:
-            ray.train.report({})
-            return
         is_within = len(self.log) > len(self.history) * self.steps_per_epoch
         told: dict[str, Any] = {"history": [asdict(epoch) for epoch in self.history]}
         if not is_within:
@@ -299,7 +312,11 @@ class _Worker:
                 self.schedule,
                 precision=self.precision,
                 seconds=self.seconds,
+                rank=self.rank,
             )
+            if self.rank != 0:
+                ray.train.report({})
+                return
             (Path(folder) / STEPS).write_text(write_steps(self.log), encoding="utf-8")
             ray.train.report(
                 told,
@@ -327,17 +344,22 @@ def save_state(
     *,
     precision: Precision,
     seconds: float = 0.0,
+    rank: int = 0,
 ) -> None:
     """Write the model as Hugging Face does, and beside it what else a resumed training needs.
 
-    Dropout needs nothing: each step seeds it.
+    All ranks are to call this, and rank 0 writes. What it writes tells neither of their number nor
+    of their strategy. Dropout needs nothing: each step seeds it.
     """
+    weights, optimizer_state = gather_weights(model), gather_state(optimizer)
+    if rank != 0:
+        return
     with quiet():
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
     state = {
         "history": [asdict(epoch) for epoch in history],
         "seconds": seconds,
-        "optimizer": optimizer.state_dict(),
+        "optimizer": optimizer_state,
         "schedule": schedule.state_dict(),
         "precision": precision.state_dict(),
     }
@@ -356,7 +378,7 @@ def load_state(
         The epochs done, and the seconds that steps of the next one have taken already.
     """
     state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
+    scatter_state(optimizer, state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     precision.load_state_dict(state["precision"])
     return [Epoch(**epoch) for epoch in state["history"]], state["seconds"]

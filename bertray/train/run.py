@@ -151,6 +151,7 @@ def fine_tune(
         pieces=job.labelled.pieces,
         num_threads=config.scaling.num_threads,
         max_workers=config.scaling.max_workers,
+        strategy=config.scaling.strategy,
         examples=ray.put((training, validation)),
         events=events,
     )

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from bertray.text.ragged import Encoded, padded_inputs
 from bertray.train.examples import Examples
 from bertray.train.labels import Piece, locate
 from bertray.train.loss import CROSS_ENTROPY, Loss
+from bertray.train.parallel import alone, bare_of, clip_gradients, is_sharded, reshard
 from bertray.train.plan import deal
 from bertray.train.precision import Precision
 
@@ -81,7 +82,8 @@ def train_steps(
     Each rank takes its share of the batch, in as many passes as ``accumulation_steps`` says. Its
     loss is the sum over its rows, times ranks, over the rows of all ranks: after DDP has averaged
     the gradients they are those of the whole batch's mean loss, however unevenly the rows were
-    dealt. A rank without rows takes part with weight zero.
+    dealt. A rank without rows takes part with weight zero, and so does one that is done with its
+    passes before the others, if their model is sharded.
 
     Of a row in windows the logits are made one before the loss, as in scoring: what is trained is
     what is scored, each row counts once by its label, weight and focus, and a window that says
@@ -96,20 +98,21 @@ def train_steps(
     for number, batch in enumerate(plan, start=steps_done + 1):
         seed_step(seed, step=number, rank=rank)
         shares = deal(batch, lengths, num_ranks=world_size)
-        rows = shares[rank] if len(shares[rank]) else batch[:1]
-        weight = 1.0 if len(shares[rank]) else 0.0
+        by_rank = [split_rows(rows, num_windows, num_parts=accumulation_steps) for rows in shares]
+        num_passes = max(map(len, by_rank)) if is_sharded(model) else 1
+        passes = [(some, 1.0) for some in by_rank[rank]]
+        passes += [(batch[:1], 0.0)] * (num_passes - len(passes))
         num_rows = loss.num_rows(examples.targets[batch])
         optimizer.zero_grad()
         total = torch.zeros((), device=device)
-        passes = split_rows(rows, num_windows, num_parts=accumulation_steps)
-        for some in passes:
+        for place, (some, weight) in enumerate(passes, start=1):
             sequences = examples.sequences_of(some)
             inputs = collate(examples.encoded, sequences, pad_token_id=pad_token_id, device=device)
             targets = torch.from_numpy(examples.targets[some]).to(device)
             teacher_BC = None
             if examples.teacher_logits is not None:
                 teacher_BC = torch.from_numpy(examples.teacher_logits[some]).to(device)
-            with nullcontext() if some is passes[-1] else _alone(model):
+            with nullcontext() if place == len(passes) else alone(model):
                 with precision.autocast():
                     logits_SC = model(**inputs).logits
                 logits_BC = pool_windows(logits_SC, num_windows[some], aggregate=aggregate)
@@ -117,7 +120,7 @@ def train_steps(
                 torch.autograd.backward(precision.scale(found * (world_size / num_rows)))
             total += found.detach()
         precision.unscale(optimizer)
-        grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+        grad_norm = clip_gradients(model, max_grad_norm)
         losses = _of_all_ranks(total, world_size=world_size)
         if not np.isfinite(losses if precision.may_overflow else [*losses, grad_norm]).all():
             guilty = [
@@ -143,7 +146,7 @@ def train_steps(
         )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(
     model: nn.Module,
     encoded: Encoded,
@@ -162,7 +165,7 @@ def predict(
     """Probabilities or scores of N rows; the ranks share the work, and each gets all of it.
 
     Args:
-        model: with or without its DDP wrapping.
+        model: bare, wrapped in DDP, or sharded.
         encoded: the rows' S sequences.
         precision: of the forward pass.
         num_labels: C.
@@ -181,16 +184,21 @@ def predict(
     Raises:
         NonFiniteLossError: the model has come to give values that are not finite, on every rank.
     """
-    bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    bare = bare_of(model)
     bare.eval()
     device = next(bare.parameters()).device
     logits_SC = torch.zeros(len(encoded), num_labels, device=device)
     batches = plan_batches(encoded.lengths, max_tokens=max_tokens)
-    for rows in batches[rank::world_size]:
+    own = batches[rank::world_size]
+    num_calls = -(-len(batches) // world_size) if is_sharded(model) else len(own)
+    for number in range(num_calls):
+        rows = own[number] if number < len(own) else batches[-1][:1]
         inputs = collate(encoded, rows, pad_token_id=pad_token_id, device=device)
         with precision.autocast():
             logits_BC = bare(**inputs).logits
-        logits_SC[torch.from_numpy(rows).to(device)] = logits_BC.float()
+        if number < len(own):
+            logits_SC[torch.from_numpy(rows).to(device)] = logits_BC.float()
+    reshard(bare)
     if world_size > 1:
         dist.all_reduce(logits_SC)  # each row is zero on all ranks but one, so the sum is exact
     if not logits_SC.isfinite().all():
@@ -224,7 +232,7 @@ def split_rows(rows: np.ndarray, num_windows: np.ndarray, *, num_parts: int) -> 
         num_parts: at least 1.
     """
     passes = []
-    for part in np.array_split(rows, min(num_parts, len(rows))):
+    for part in np.array_split(rows, min(num_parts, len(rows))) if len(rows) else ():
         ahead = np.cumsum(num_windows[part]) - num_windows[part]
         passes += np.split(part, np.flatnonzero(np.diff(ahead // len(part))) + 1)
     return passes
@@ -233,13 +241,6 @@ def split_rows(rows: np.ndarray, num_windows: np.ndarray, *, num_parts: int) -> 
 def seed_step(seed: int, *, step: int, rank: int) -> None:
     """Seed dropout, differently on each rank and step, and the same again when it is resumed."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
-
-
-def _alone(model: nn.Module) -> AbstractContextManager[None]:
-    """Add up gradients without telling the other ranks; the step's last pass tells them."""
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        return model.no_sync()
-    return nullcontext()
 
 
 def _of_all_ranks(value: Tensor, *, world_size: int) -> list[float]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AlbertConfig,
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -56,6 +57,16 @@ def test_a_folder_that_plain_transformers_saved_is_a_bundle(folder: Path) -> Non
     assert (bundle.task, bundle.max_length) == ("single_label", 64)
     assert bundle.digest == digest_of(folder)
     assert bundle.location == str(folder)
+
+
+def test_a_bare_vocabulary_is_read_as_word_pieces_whatever_the_family(tmp_path: Path) -> None:
+    AlbertConfig(vocab_size=8).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"vocabulary|no tokenizer"):
+        load_tokenizer(tmp_path)
+    for word in ("c", "C"):
+        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", word, "##o"]
+        (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+        assert load_tokenizer(tmp_path).tokenize("good Co") == ["good", word, "##o"]
 
 
 def test_a_saved_bundle_reads_back_and_loads_with_plain_transformers(

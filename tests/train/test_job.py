@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from small_models import save_classifier
 
 from bertray.config import TrainConfig, TrainModel, load_config
 from bertray.errors import ConfigError, ModelError, OutputError
@@ -266,6 +267,17 @@ def test_layers_and_labels_that_are_not_there_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=named):
         prepare(changed(config, training=training))
+
+
+def test_a_family_that_cannot_compute_activations_again_is_refused(
+    config: TrainConfig, tmp_path: Path, classifier_folder: Path
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    save_classifier(base, "mpnet", tokenizer=classifier_folder)
+    asked = changed(config, model={"base": str(base)}, training={"gradient_checkpointing": True})
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing=true: .* than mpnet"):
+        prepare(asked)
 
 
 def test_what_becomes_of_long_texts_travels_in_the_bundle(

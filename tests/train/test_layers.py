@@ -1,58 +1,19 @@
-"""Lower layers keep their weights, in every family."""
+"""Which layers keep their weights, and when; test_families.py has each family's."""
 
 import pytest
 import torch
-from transformers import (
-    AlbertConfig,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    DebertaV2Config,
-    DistilBertConfig,
-    ElectraConfig,
-    ModernBertConfig,
-    MPNetConfig,
-    PreTrainedModel,
-    RobertaConfig,
-)
+from small_models import PACKED
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from bertray.config import Optim, Training
+from bertray.config import Training
 from bertray.errors import ConfigError
 from bertray.train.layers import freeze, num_frozen
 from bertray.train.loop import Epoch, is_stuck
-from bertray.train.optim import make_optimizer
-
-SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-FAMILIES = {
-    "bert": BertConfig(vocab_size=30, num_hidden_layers=3, **SIZES),
-    "distilbert": DistilBertConfig(vocab_size=30, dim=16, n_layers=3, n_heads=2, hidden_dim=32),
-    "roberta": RobertaConfig(vocab_size=30, num_hidden_layers=3, **SIZES),
-    "electra": ElectraConfig(vocab_size=30, embedding_size=8, num_hidden_layers=3, **SIZES),
-    "mpnet": MPNetConfig(vocab_size=30, num_hidden_layers=3, **SIZES),
-    "deberta-v2": DebertaV2Config(vocab_size=30, num_hidden_layers=3, **SIZES),
-    "modernbert": ModernBertConfig(vocab_size=30, num_hidden_layers=3, pad_token_id=0, **SIZES),
-}
 
 
 def build(family: str) -> PreTrainedModel:
     torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_config(FAMILIES[family])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_frozen_layers_keep_their_weights_and_all_above_learn(family: str) -> None:
-    model = build(family)
-    freeze(model, num_layers=2)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    optimizer = make_optimizer(model, Optim(learning_rate=0.1, layer_decay=0.9))
-    ids = torch.arange(5, 25).reshape(2, 10)
-    model(input_ids=ids, labels=torch.tensor([0, 1])).loss.backward()
-    optimizer.step()
-    moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
-    below = ("embeddings", "relative_attention_bias", ".0.", ".1.")
-    frozen = {name for name in before if any(part in name for part in below)}
-    assert not moved & frozen
-    assert any("classifier" in name for name in moved)
-    assert any(".2." in name for name in moved)
+    return AutoModelForSequenceClassification.from_config(PACKED[family])
 
 
 def test_layers_are_let_go_of_again() -> None:
@@ -83,10 +44,8 @@ def test_more_layers_than_there_are_is_an_error() -> None:
 
 
 def test_a_model_whose_layers_are_one_is_an_error() -> None:
-    shape = AlbertConfig(vocab_size=30, embedding_size=8, num_hidden_layers=3, **SIZES)
-    model = AutoModelForSequenceClassification.from_config(shape)
     with pytest.raises(ConfigError, match="albert has no 3 layers of their own"):
-        freeze(model, num_layers=1)
+        freeze(build("albert"), num_layers=1)
 
 
 def epochs(*values: float) -> list[Epoch]:

@@ -1,166 +1,23 @@
-"""N ranks take the same steps as one with the N-fold batch; a loss that is no number stops all."""
+"""Steps learn, say what they did, and stop at a loss that is no number."""
 
-import faulthandler
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import multiprocessing
+from ranks import EPOCHS, GLOBAL_BATCH, NUM_ROWS, WEIGHTED, Trainer, in_windows, without_dropout
 
 from bertray.config import Optim
-from bertray.schema import Task
-from bertray.text.long import Aggregate
-from bertray.train.base import Base, load_base
+from bertray.train.base import Base
 from bertray.train.examples import Examples
-from bertray.train.loop import load_checkpoint, load_state, save_state
-from bertray.train.loss import CROSS_ENTROPY, BinaryCrossEntropy, CrossEntropy, Loss
-from bertray.train.optim import make_optimizer, make_schedule
-from bertray.train.plan import plan_epoch
+from bertray.train.loss import BinaryCrossEntropy
 from bertray.train.precision import Precision
-from bertray.train.steps import (
-    NonFiniteLossError,
-    Step,
-    predict,
-    split_rows,
-    train_steps,
-)
-
-LABELS = ("no", "yes")
-GLOBAL_BATCH = 6
-NUM_ROWS = 43  # 7 full batches and one of a single row, so a second rank has none
-EPOCHS = 3
-HANGS_AFTER_S = 200
-
-
-class Trainer:
-    """One rank's model and optimizer, without Ray."""
-
-    def __init__(self, base: Base, examples: Examples, *, rank: int = 0, world_size: int = 1):
-        self.rank, self.world_size, self.examples = rank, world_size, examples
-        self.loss: Loss = CROSS_ENTROPY
-        self.accumulation_steps = 1
-        self.aggregate: Aggregate = "mean"
-        self.precision = Precision("auto", torch.device("cpu"))
-        self.bare = load_base(base, labels=LABELS, seed=5)
-        self.model: Any = self.bare
-        self.num_steps = EPOCHS * -(-len(examples) // GLOBAL_BATCH)
-        self.start(Optim(learning_rate=1e-3))
-
-    def start(self, optim: Optim) -> None:
-        self.optimizer = make_optimizer(self.bare, optim)
-        self.schedule = make_schedule(self.optimizer, optim, num_steps=self.num_steps)
-
-    def epoch(self, number: int, steps: slice = slice(None)) -> list[Step]:
-        """Some steps of an epoch; a resumed training begins within one."""
-        plan = plan_epoch(
-            self.examples.lengths, global_batch_size=GLOBAL_BATCH, seed=0, epoch=number
-        )
-        taken = train_steps(
-            self.model,
-            self.optimizer,
-            self.schedule,
-            self.examples,
-            plan=plan[steps],
-            steps_done=number * self.num_steps // EPOCHS + (steps.start or 0),
-            num_steps=self.num_steps,
-            seed=0,
-            max_grad_norm=1.0,
-            pad_token_id=0,
-            rank=self.rank,
-            world_size=self.world_size,
-            precision=self.precision,
-            loss=self.loss,
-            aggregate=self.aggregate,
-            accumulation_steps=self.accumulation_steps,
-        )
-        return list(taken)
-
-    def predict(self, task: Task = "single_label") -> np.ndarray:
-        return predict(
-            self.model,
-            self.examples.encoded,
-            num_windows=self.examples.num_windows,
-            aggregate=self.aggregate,
-            precision=self.precision,
-            num_labels=2,
-            max_tokens=64,
-            pad_token_id=0,
-            rank=self.rank,
-            world_size=self.world_size,
-            task=task,
-        )
-
-
-def without_dropout(trainer: Trainer) -> Trainer:
-    for module in trainer.bare.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "dropout_prob"):
-            module.dropout_prob = 0.0
-    return trainer
-
-
-WEIGHTED = CrossEntropy(label_smoothing=0.1, focal_gamma=2.0, class_weights=(0.5, 3.0))
-
-
-def weighted(trainer: Trainer, *, accumulation_steps: int) -> list[float]:
-    """The losses of an epoch more, with all that a loss can have."""
-    trainer.loss, trainer.accumulation_steps = WEIGHTED, accumulation_steps
-    return [step.loss for step in trainer.epoch(0)]
-
-
-def _rank(rank: int, base: Base, examples: Examples, folder: str) -> None:
-    """What a process of the two-rank run does; leaves its losses and predictions in a file."""
-    torch.set_num_threads(1)
-    faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
-    trainer = without_dropout(Trainer(base, examples, rank=rank, world_size=2))
-    trainer.model = torch.nn.parallel.DistributedDataParallel(trainer.bare)
-    losses = [step.loss for epoch in range(EPOCHS) for step in trainer.epoch(epoch)]
-    losses += weighted(trainer, accumulation_steps=2)
-    np.savez(f"{folder}/rank{rank}.npz", losses=losses, probabilities=trainer.predict())
-    next(trainer.bare.parameters()).data.fill_(float("nan"))
-    try:
-        trainer.epoch(0)
-    except NonFiniteLossError as error:
-        Path(f"{folder}/rank{rank}.txt").write_text(str(error))
-    dist.barrier()  # neither leaves while the other still listens
-    dist.destroy_process_group()
-    os._exit(0)  # without an interpreter's end, which threads of torch could hold up
-
-
-@pytest.mark.parametrize("windowed", [False, True])
-def test_two_ranks_take_the_steps_of_one_with_the_double_batch(
-    base: Base, make_examples: Callable[..., Examples], tmp_path: Path, windowed: bool
-) -> None:
-    examples = in_windows(make_examples) if windowed else make_examples(NUM_ROWS)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    multiprocessing.spawn(_rank, (base, examples, str(tmp_path)), nprocs=2)
-    one = without_dropout(Trainer(base, examples))
-    losses = [step.loss for epoch in range(EPOCHS) for step in one.epoch(epoch)]
-    assert len(losses) == 24
-    losses += weighted(one, accumulation_steps=1)
-    for rank in (0, 1):
-        two = np.load(tmp_path / f"rank{rank}.npz")
-        np.testing.assert_allclose(two["losses"], losses, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(two["probabilities"], one.predict(), rtol=0, atol=1e-5)
-        assert "the optimizer step was not taken" in (tmp_path / f"rank{rank}.txt").read_text()
+from bertray.train.steps import NonFiniteLossError, predict, split_rows
 
 
 def test_independent_labels_are_learnt_whatever_the_passes(
@@ -302,14 +159,6 @@ def test_predictions_do_not_depend_on_the_batches(
     np.testing.assert_allclose(together.sum(axis=1), 1)
 
 
-def in_windows(make_examples: Callable[..., Examples], num_rows: int = NUM_ROWS) -> Examples:
-    """Rows of one to four windows."""
-    counts = np.random.default_rng(1).integers(1, 5, num_rows)
-    rows, windows = make_examples(num_rows), make_examples(int(counts.sum()))
-    ends = np.append(0, np.cumsum(counts))
-    return Examples(windows.encoded, rows.targets, rows.row_ids, ends)
-
-
 def test_the_loss_of_rows_in_windows_is_that_of_their_pooled_logits(
     base: Base, make_examples: Callable[..., Examples]
 ) -> None:
@@ -381,11 +230,7 @@ def test_resumed_training_is_uninterrupted_training(
     first = Trainer(base, examples)
     first.epoch(0)
     first.epoch(1, slice(0, num_steps))
-    save_state(tmp_path, [], first.bare, first.optimizer, first.schedule, precision=first.precision)
-    second = Trainer(base, examples)
-    second.model = second.bare = load_checkpoint(tmp_path, base)
-    second.start(Optim(learning_rate=1e-3))
-    state = load_state(tmp_path, second.optimizer, second.schedule, second.precision)
-    assert state == ([], 0.0)
+    first.save(tmp_path)
+    second = Trainer(base, examples, checkpoint=tmp_path)
     assert second.epoch(1, slice(num_steps, None)) == expected[0][num_steps:]
     assert [second.epoch(number) for number in range(2, EPOCHS)] == expected[1:]
