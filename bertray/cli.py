@@ -1,7 +1,9 @@
 """The command line: parses words, calls one function, prints what a person wants to know.
 
     bertray train|evaluate|score|doctor [CONFIG.yaml] [key=value ...]
+    bertray report OUTPUT [key=value ...]
     bertray status OUTPUT
+    bertray explain MODEL TEXT
 
 Exit codes: 0 done · 1 bug · 2 the user's config or data · 3 done, but shards or rows were
 quarantined · 4 the gate refused the model, or the night drifted.
@@ -13,10 +15,18 @@ from typing import Annotated, TypeVar
 import typer
 
 from bertray import __version__
-from bertray.config import EvaluateConfig, ScoreConfig, Section, TrainConfig, load_config
+from bertray.config import (
+    EvaluateConfig,
+    ReportConfig,
+    ScoreConfig,
+    Section,
+    TrainConfig,
+    load_config,
+)
 from bertray.errors import BertrayError, ConfigError
 
 DONE, BUG, QUARANTINED, REFUSED = 0, 1, 3, 4
+YAML = (".yaml", ".yml")
 
 Words = Annotated[
     list[str] | None,
@@ -106,6 +116,44 @@ def status(
     from bertray.score.status import status_of
 
     show_status(status_of(output))
+
+
+@app.command()
+def report(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OUTPUT | CONFIG.yaml] [key=value ...]", show_default=False),
+    ] = None,
+) -> None:
+    """Put what a scored folder holds, what drifted, and why on one HTML page."""
+    folders = [word for word in words or () if not word.endswith(YAML) and "=" not in word]
+    if len(folders) > 1:
+        raise ConfigError(f"one scored folder at most, found {', '.join(folders)}")
+    others = [word for word in words or () if word not in folders]
+    config = _config(ReportConfig, [*others, *(f"input.path={folder}" for folder in folders)])
+    from bertray.console import show_report
+    from bertray.report.run import report as run
+
+    show_report(run(config))
+
+
+@app.command()
+def explain(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="What model.path takes.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT")],
+    pair: Annotated[str | None, typer.Option(help="The second text, for models of pairs.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Explain this label. Default: the most probable one.")
+    ] = None,
+) -> None:
+    """Say which words of a text speak for a label, and which against it."""
+    _log()
+    from bertray.console import show_explanation
+    from bertray.model.bundle import open_bundle
+    from bertray.report.explain import Explainer
+
+    found = Explainer(open_bundle(model, key="MODEL"))(text, pair, label=label)
+    show_explanation(found, (text, *(() if pair is None else (pair,))))
 
 
 @app.command()

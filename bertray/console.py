@@ -21,13 +21,16 @@ from rich.progress import (
     Progress as Bar,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from bertray.config import EvaluateConfig, ScoreConfig, TrainConfig
     from bertray.doctor import Finding
     from bertray.evaluate.evaluation import Evaluation
+    from bertray.report.explain import Explanation
+    from bertray.report.run import Report
     from bertray.score.lease import Holder
     from bertray.score.status import Status
     from bertray.score.summary import Progress, Summary
@@ -38,6 +41,7 @@ logger = logging.getLogger(__name__)
 LOG_EVERY_S = 30.0
 MOST_LABELS = 12
 MOST_NAMES = 6
+FAINTEST, STRONG = 0.08, 0.5  # of the strongest word's attribution
 
 
 def _facts(title: str) -> Table:
@@ -297,6 +301,47 @@ def _next_step(status: "Status") -> str:
     if status.outdated or not status.complete:
         return "write the manifest and _SUCCESS"
     return "do nothing: all is done"
+
+
+def show_report(report: "Report") -> None:
+    """Print what drifted, and where the page lies."""
+    table = _facts(f"report on {report.num_rows:,} rows")
+    if report.num_quarantined:
+        table.add_row("shards left out", f"{report.num_quarantined:,}")
+    for one in report.verdicts:
+        found = f"{one.divergence:.4f} bits, threshold {one.threshold:.4f}"
+        table.add_row(one.signal, f"[yellow]drifted[/]: {found}" if one.drifted else found)
+    if report.num_examples:
+        table.add_row("rows explained", f"{report.num_examples:,}")
+    table.add_row("page", escape(report.page))
+    Console().print(table)
+
+
+def show_explanation(explanation: "Explanation", texts: "Sequence[str]") -> None:
+    """Print the texts, words that speak for the label in green, those against it in red."""
+    console = Console()
+    strongest = max((abs(word.attribution) for word in explanation.words), default=0.0)
+    for side, text in enumerate(texts):
+        shown = Text(text)
+        for word in explanation.words:
+            share = abs(word.attribution) / strongest if strongest else 0.0
+            if word.of_pair == bool(side) and share >= FAINTEST:
+                colour = "green" if word.attribution > 0 else "red"
+                weight = "bold " if share >= STRONG else ""
+                shown.stylize(f"{weight}{colour}", word.start, word.end)
+        console.print(shown)
+    table = _facts("")
+    table.add_row("label", f"{escape(explanation.label)}, {explanation.probability:.4g}")
+    words = sorted(explanation.words, key=lambda word: -abs(word.attribution))[:MOST_NAMES]
+    listed = ", ".join(f"{word.text} {word.attribution:+.2f}" for word in words)
+    table.add_row("strongest words", escape(listed))
+    change = explanation.value - explanation.baseline
+    table.add_row("all words together", f"{change:+.3f}, against a text of masks")
+    if not explanation.complete:
+        table.add_row("off that by", f"{explanation.gap:+.3f} after {explanation.num_steps} steps")
+    if not explanation.whole:
+        table.add_row("not read", "what is behind the longest input of the model")
+    console.print(table)
 
 
 def show_findings(findings: "Iterable[Finding]") -> bool:

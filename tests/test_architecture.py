@@ -19,9 +19,10 @@ FLOORS = {
     "score": 4,
     "train": 4,
     "evaluate": 4,
-    "doctor": 5,
-    "console": 5,
-    "cli": 6,
+    "report": 5,
+    "doctor": 6,
+    "console": 6,
+    "cli": 7,
 }
 MAY_IMPORT_RAY = {
     "cluster.py",

@@ -42,7 +42,7 @@ def test_help_answers_in_under_a_second_without_ray_or_torch() -> None:
     assert min(times) < 1.0
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "score", "doctor"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "score", "report", "doctor"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
     assert "key=value" in capsys.readouterr().out

@@ -17,7 +17,14 @@ if TYPE_CHECKING:  # the writing processes need no torch
 
 SCHEMA_VERSION = 1
 CONTRACT = "_contract.json"
-NOT_OF_A_NEW_START = ("_SUCCESS", "_manifest.json", "_index")
+NOT_OF_A_NEW_START = (
+    "_SUCCESS",
+    "_manifest.json",
+    "_run.json",
+    "_report.html",
+    "_profile.json",
+    "_index",
+)
 # Where the input lies and when a run gives up change no byte of what is written.
 NOT_IN_CONTRACT = {"path", "on_bad_shard", "on_bad_row", "max_bad_share"}
 

@@ -91,6 +91,10 @@ class Index:
         entry = self._entries.get(split.output)
         return entry.receipt if entry is not None and entry.receipt.split_id == split.id else None
 
+    def receipts(self) -> dict[str, Receipt]:
+        """The receipts of all commits that the index knows, by scored file."""
+        return {output: entry.receipt for output, entry in self._entries.items()}
+
     def shard(self, output: str) -> str | None:
         """The shard that a scored file was made of, as far as the index knows."""
         entry = self._entries.get(output)

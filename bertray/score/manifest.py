@@ -3,6 +3,7 @@
 _config.yaml     the resolved config of the last run
 _manifest.json   files, rows, quarantined shards
 _SUCCESS         every shard is there
+_run.json        how the last run that had something to do went
 """
 
 import json
@@ -18,7 +19,7 @@ from bertray.score.contract import Contract, raise_if_taken
 from bertray.score.plan import Split
 from bertray.score.standing import Standing
 
-CONFIG, MANIFEST, SUCCESS = "_config.yaml", "_manifest.json", "_SUCCESS"
+CONFIG, MANIFEST, SUCCESS, RUN = "_config.yaml", "_manifest.json", "_SUCCESS", "_run.json"
 
 
 def begin(config: ScoreConfig) -> None:

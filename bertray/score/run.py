@@ -15,7 +15,13 @@ from bertray import cluster, storage
 from bertray.config import ScoreConfig
 from bertray.errors import ClusterError
 from bertray.model.backend import Device
-from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
+from bertray.model.bundle import (
+    Bundle,
+    check_pairs,
+    load_model,
+    open_bundle,
+    package_versions,
+)
 from bertray.model.settings import EngineSettings
 from bertray.score import contract as folder
 from bertray.score import manifest
@@ -142,6 +148,11 @@ def finish(job: Job, tally: Tally) -> Summary:
         output.path, job.contract, job.standing, tally.receipts, prune=output.prune
     )
     tally.summary.vanished = [] if output.prune else list(job.standing.vanished)
+    if job.standing.pending:
+        record = tally.summary.record(
+            num_rows_in=job.standing.plan.num_rows, versions=package_versions()
+        )
+        storage.put_json(storage.join(output.path, manifest.RUN), record, overwrite=True)
     return tally.summary
 
 

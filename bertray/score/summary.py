@@ -1,7 +1,9 @@
 """How far a run is, and what it did."""
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
 
 from bertray.config import Input
 from bertray.errors import DataError
@@ -73,6 +75,25 @@ class Summary:
             "padding": f"{1 - stats['num_tokens'] / max(stats['num_padded_tokens'], 1):.1%}"
             " of the tokens computed",
             "repeated or empty texts": f"{stats['num_rows'] - stats['num_distinct']:,.0f}",
+        }
+
+    def record(self, *, num_rows_in: int, versions: dict[str, str]) -> dict[str, Any]:
+        """What a run leaves of itself beside its output.
+
+        Args:
+            num_rows_in: rows of all shards that could be planned.
+            versions: of the packages that it ran with.
+        """
+        return {
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": self.seconds,
+            "rows_in": num_rows_in,
+            "rows": self.num_rows,
+            "rows_scored": self.num_rows_scored,
+            "stats": dict(self.stats),
+            "pool": asdict(self.pool) if self.pool is not None else None,
+            "notes": self.stages(),
+            "versions": versions,
         }
 
     @property

@@ -177,11 +177,11 @@ def look(out: str, wanted: dict[str, bytes]) -> dict[str, str]:
 
 
 def contents(out: str) -> dict[str, bytes]:
-    """All files for readers: not the lease, the index, the config's paths or what is unfinished."""
+    """All files for readers: nothing of the run itself, its paths and times, nor the index."""
     files, root = storage.resolve(out)
     files.invalidate_cache()
     names = [name.removeprefix(root).lstrip("/") for name in files.find(root)]
-    hidden = ("_lease.json", "_config.yaml", "_index/", ".")
+    hidden = ("_lease.json", "_config.yaml", "_run.json", "_index/", ".")
     return {
         name: files.cat_file(f"{root}/{name}")
         for name in names

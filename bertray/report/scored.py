@@ -1,0 +1,190 @@
+"""A scored output folder, as a report reads it: what it says of itself, and some of its rows."""
+
+import json
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bertray import storage
+from bertray.errors import OutputError
+from bertray.schema import SCORED_COLUMNS, Task
+from bertray.score import manifest as folder
+from bertray.score.commits import LABEL_COUNTS, STATUS_COUNTS, list_outputs, read_footer
+from bertray.score.contract import Contract, read_contract
+from bertray.score.index import Index
+from bertray.score.plan import side_by_side
+
+MOST_FILES = 64  # that a sample is drawn from
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An output folder of score, looked into.
+
+    Attributes:
+        path: the folder.
+        contract: model and settings that it belongs to.
+        manifest: its rows, files and quarantined shards.
+        run: how its last run went, as `Summary.record` has it; None if it did not say.
+        complete: whether every shard is there.
+        task: of the model.
+        status_counts: rows by prediction status, of all rows.
+        label_counts: likewise by predicted label; none where the model gives a number.
+    """
+
+    path: str
+    contract: Contract
+    manifest: dict[str, Any]
+    run: dict[str, Any] | None
+    complete: bool
+    task: Task
+    status_counts: Counter[str]
+    label_counts: Counter[str]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in the folder."""
+        return int(self.manifest["rows"])
+
+    @property
+    def prefix(self) -> str:
+        """Of the scored columns."""
+        return str(self.contract.settings["output.prefix"])
+
+    @property
+    def text(self) -> str:
+        """The column that was classified; the folder need not hold it."""
+        return str(self.contract.settings["input"]["text"])
+
+    @property
+    def text_pair(self) -> str | None:
+        """The column of second texts."""
+        column = self.contract.settings["input"]["text_pair"]
+        return None if column is None else str(column)
+
+
+def open_scored(path: str, *, only: Container[str] | None = None) -> Scored:
+    """Look into an output folder.
+
+    Args:
+        path: the folder.
+        only: names of the scored files that are looked at, such as those of one night; all by
+            default.
+
+    Raises:
+        OutputError: no run of score has ended there.
+    """
+    contract = read_contract(path)
+    manifest = storage.get_json(storage.join(path, folder.MANIFEST))
+    if manifest is None:
+        raise OutputError(
+            f"{path}: no run has ended there (no {folder.MANIFEST}); run bertray score to its end"
+        )
+    if only is not None:
+        files = [file for file in manifest["files"] if file["path"] in only]
+        manifest |= {"files": files, "rows": sum(file["rows"] for file in files)}
+    names = [file["path"] for file in manifest["files"]]
+    statuses, labels = _counts(path, contract, names)
+    return Scored(
+        path=path,
+        contract=contract,
+        manifest=manifest,
+        run=storage.get_json(storage.join(path, folder.RUN)),
+        complete=storage.exists(storage.join(path, folder.SUCCESS)),
+        task=_task_of(path, contract, names),
+        status_counts=statuses,
+        label_counts=labels,
+    )
+
+
+def sample_rows(scored: Scored, *, columns: Sequence[str], num_rows: int, seed: int) -> pa.Table:
+    """Some rows of a folder, equally many of its rows from each file that is drawn.
+
+    One row group of a file is read, so that a file of 100 M rows costs no more than another. If the
+    folder holds no more rows than wanted these are all of them.
+
+    Args:
+        scored: the folder.
+        columns: those wanted; ones that are not there are left out.
+        num_rows: about so many.
+        seed: of the draw.
+    """
+    files = [file for file in scored.manifest["files"] if file["rows"]]
+    rng = np.random.default_rng(seed)
+    if scored.num_rows > num_rows and len(files) > MOST_FILES:
+        files = [
+            files[index] for index in sorted(rng.choice(len(files), MOST_FILES, replace=False))
+        ]
+    share = min(1.0, num_rows / max(sum(file["rows"] for file in files), 1))
+    seeds = rng.integers(2**32, size=len(files))
+    draws = [
+        (storage.join(scored.path, file["path"]), round(file["rows"] * share) or 1, int(file_seed))
+        for file, file_seed in zip(files, seeds, strict=True)
+    ]
+    tables = side_by_side(lambda draw: _some_rows(*draw, columns=columns), draws)
+    if not tables:
+        return pa.table({})
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _some_rows(uri: str, num_rows: int, seed: int, *, columns: Sequence[str]) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    try:
+        with storage.open_input(uri) as source, pq.ParquetFile(source) as file:
+            there = [name for name in columns if name in file.schema_arrow.names]
+            if num_rows >= file.metadata.num_rows:
+                return file.read(there)
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            group = int(rng.choice(len(sizes), p=np.array(sizes) / sum(sizes)))
+            table = file.read_row_group(group, there)
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"{uri}: cannot be read: {storage.reason_of(error)}") from error
+    chosen = rng.choice(table.num_rows, min(num_rows, table.num_rows), replace=False)
+    return table.take(pa.array(np.sort(chosen)))
+
+
+def _counts(
+    path: str, contract: Contract, names: Sequence[str]
+) -> tuple[Counter[str], Counter[str]]:
+    """Rows by status and by label, from the index, and from the footers that it does not know."""
+    index = Index(path, contract.digests)
+    index.read(list_outputs(path))
+    known = index.receipts()
+    statuses: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
+    for name in names:
+        if name in known:
+            statuses.update(known[name].status_counts)
+            labels.update(known[name].label_counts)
+    for footer in _footers(path, [name for name in names if name not in known]):
+        statuses.update(json.loads(footer[STATUS_COUNTS]))
+        labels.update(json.loads(footer[LABEL_COUNTS]))
+    return statuses, labels
+
+
+def _footers(path: str, names: Sequence[str]) -> Iterator[dict[bytes, bytes]]:
+    found = side_by_side(lambda name: read_footer(storage.join(path, name)), names)
+    for name, footer in zip(names, found, strict=True):
+        if footer is None or STATUS_COUNTS not in footer:
+            raise OutputError(
+                f"{path}: {name} is in the manifest, and not there as it was scored; "
+                "run bertray score again"
+            )
+        yield footer
+
+
+def _task_of(path: str, contract: Contract, names: Sequence[str]) -> Task:
+    """What the model does, by the scored columns."""
+    prefix = contract.settings["output.prefix"]
+    for name in names[:1]:
+        with storage.open_input(storage.join(path, name)) as source:
+            there = set(pq.read_schema(source).names)
+        for task, columns in SCORED_COLUMNS.items():
+            if {f"{prefix}{column}" for column in columns} <= there:
+                return task
+    return "single_label"
