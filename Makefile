@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt configs/demo/packages.txt tests/package
 
 install: $(READY) ## make .venv with bertray and all that its tests and demo need
 
-demo: $(READY) ## fine-tune on real reviews, score other reviews, show the result
+demo: $(READY) ## fine-tune on real reviews, score a night's inbox, write its page
 	@$(BIN)/python configs/demo/demo.py
 
 test: $(READY) ## run all tests, a real Ray cluster included

@@ -1,6 +1,6 @@
 """The command line: parses words, calls one function, prints what a person wants to know.
 
-    bertray train|evaluate|score|doctor [CONFIG.yaml] [key=value ...]
+    bertray train|evaluate|score|nightly|doctor [CONFIG.yaml] [key=value ...]
     bertray report OUTPUT [key=value ...]
     bertray status OUTPUT
     bertray explain MODEL TEXT
@@ -17,6 +17,7 @@ import typer
 from bertray import __version__
 from bertray.config import (
     EvaluateConfig,
+    NightlyConfig,
     ReportConfig,
     ScoreConfig,
     Section,
@@ -104,6 +105,22 @@ def score(
         view.finish_score(summary, config)
     if summary.quarantined or summary.num_rows_quarantined:
         raise typer.Exit(QUARANTINED)
+
+
+@app.command()
+def nightly(words: Words = None) -> None:
+    """Score what is new, say on one page what it is like, and tell whoever is on call."""
+    config = _config(NightlyConfig, words)
+    from bertray.console import ScoreView
+    from bertray.nightly.run import nightly as run
+
+    with ScoreView("scoring") as view:
+        outcome = run(config, on_progress=view.update, on_wait=view.wait)
+        view.finish_night(outcome)
+    if outcome.num_shards_quarantined or outcome.num_rows_quarantined:
+        raise typer.Exit(QUARANTINED)
+    if config.night.fail_on_drift and outcome.night is not None and outcome.night.drifted:
+        raise typer.Exit(REFUSED)
 
 
 @app.command()

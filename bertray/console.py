@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bertray.config import EvaluateConfig, ScoreConfig, TrainConfig
     from bertray.doctor import Finding
     from bertray.evaluate.evaluation import Evaluation
+    from bertray.nightly.run import Outcome
     from bertray.report.explain import Explanation
     from bertray.report.run import Report
     from bertray.score.lease import Holder
@@ -253,6 +254,23 @@ class ScoreView(View):
                 mark = "" if rule.holds else "[bold red]broken[/] "
                 table.add_row("", f"{mark}{escape(str(rule))}")
         table.add_row("written to", escape(config.output.path))
+        self.show(table)
+
+    def finish_night(self, outcome: "Outcome") -> None:
+        """What the night brought, and where to read of it."""
+        night = outcome.night
+        if night is None:
+            table = _facts("nothing new: every shard was scored and reported before")
+        else:
+            table = _facts(f"night {night.id}")
+            table.add_row("new rows", f"{night.num_rows_new:,} of {night.num_rows:,}")
+            table.add_row("model", escape(night.model))
+            table.add_row("time", _duration(night.seconds))
+            table.add_row("verdict", escape(night.trouble or "all well"))
+            for note in night.notes:
+                table.add_row("", escape(note))
+        table.add_row("page", escape(outcome.page))
+        table.add_row("all nights", escape(outcome.index))
         self.show(table)
 
 

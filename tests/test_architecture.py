@@ -20,9 +20,10 @@ FLOORS = {
     "train": 4,
     "evaluate": 4,
     "report": 5,
-    "doctor": 6,
-    "console": 6,
-    "cli": 7,
+    "nightly": 6,
+    "doctor": 7,
+    "console": 7,
+    "cli": 8,
 }
 MAY_IMPORT_RAY = {
     "cluster.py",

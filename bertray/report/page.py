@@ -6,10 +6,9 @@ What is on it is put together here; how it looks is in page.html.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from bertray import __version__
 from bertray.report import charts
@@ -34,6 +33,27 @@ STAGES = {
 
 
 @dataclass(frozen=True)
+class NightLine:
+    """A night among others.
+
+    Attributes:
+        name: when it began.
+        page: where its own page lies, from this one.
+        model: that scored.
+        num_rows: scored since the night before.
+        seconds: that it took.
+        trouble: what was not fine, in words; empty if all was.
+    """
+
+    name: str
+    page: str
+    model: str
+    num_rows: int
+    seconds: float
+    trouble: str
+
+
+@dataclass(frozen=True)
 class Content:
     """All that a page may show.
 
@@ -48,6 +68,8 @@ class Content:
         examples: explained rows.
         num_sampled: rows that were read for the profile.
         missing: what could not be shown, and why.
+        nights: other nights, the latest first.
+        notes: what else there is to know.
     """
 
     scored: Scored
@@ -60,17 +82,14 @@ class Content:
     examples: Sequence[Example]
     num_sampled: int
     missing: Sequence[str]
+    nights: Sequence[NightLine] = ()
+    notes: Sequence[str] = ()
 
 
 def render(content: Content) -> str:
     """The page as HTML."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"count": "{:,}".format, "share": percent}
-    template = environment.from_string(
-        files("bertray.report").joinpath("page.html").read_text(encoding="utf-8")
-    )
     scored = content.scored
-    return template.render(
+    return _template("page.html").render(
         content=content,
         scored=scored,
         version=__version__,
@@ -93,10 +112,26 @@ def render(content: Content) -> str:
     )
 
 
+def render_index(nights: Sequence[NightLine], *, place: str) -> str:
+    """The page that lists nights, the latest first, as HTML."""
+    return _template("index.html").render(nights=nights, place=place, version=__version__)
+
+
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader("bertray.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters |= {"count": "{:,}".format, "share": percent, "duration": duration}
+    return environment.get_template(name)
+
+
 def _headline(content: Content) -> list[tuple[str, str]]:
     """What to know first, each with whether it is good, bad or worth a look."""
     scored = content.scored
-    quarantined, lost = len(scored.manifest["quarantined"]), _num_rows_lost(scored)
+    quarantined, lost = len(scored.manifest["quarantined"]), scored.num_rows_quarantined
     lines = []
     if quarantined:
         lines.append(("bad", f"{_plural(quarantined, 'shard')} could not be scored"))
@@ -111,7 +146,7 @@ def _headline(content: Content) -> list[tuple[str, str]]:
         lines.append(("look", f"not as on other nights: {', '.join(drifted)}"))
     elif content.verdicts:
         lines.append(("good", "nothing drifted"))
-    return lines
+    return lines + [("look", note) for note in content.notes]
 
 
 def _facts(content: Content) -> list[tuple[str, str]]:
@@ -126,7 +161,7 @@ def _facts(content: Content) -> list[tuple[str, str]]:
     if run is not None and run["seconds"]:
         facts += [
             ("scored by the last run", f"{run['rows_scored']:,}"),
-            ("took", _duration(run["seconds"])),
+            ("took", duration(run["seconds"])),
             ("rows a second", f"{run['rows_scored'] / run['seconds']:,.0f}"),
         ]
     return [*facts, ("scored files", f"{len(scored.manifest['files']):,}")]
@@ -158,7 +193,7 @@ def _stages(scored: Scored) -> dict[str, Any] | None:
         return None
     pool, title = run["pool"], "Time that each stage was busy"
     total = sum(seconds.values())
-    texts = [f"{_duration(value)} · {percent(value / total)}" for value in seconds.values()]
+    texts = [f"{duration(value)} · {percent(value / total)}" for value in seconds.values()]
     return {
         "chart": charts.stages_chart(seconds, texts=texts, title=title),
         "rows": list(zip(seconds, texts, strict=True)),
@@ -249,11 +284,8 @@ def _calibration(
     }
 
 
-def _num_rows_lost(scored: Scored) -> int:
-    return sum(count for status, count in scored.status_counts.items() if is_bad(status))
-
-
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time to read."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

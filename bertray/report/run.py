@@ -6,7 +6,7 @@ scored folder -> sample -> profile -> drift, truth, examples -> one page
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from bertray.report.drift import Verdict, compare
 from bertray.report.examples import Example, explained
 from bertray.report.explain import Explainer
 from bertray.report.known import compare_with_truth
-from bertray.report.page import Content, render
+from bertray.report.page import Content, NightLine, render
 from bertray.report.profile import Profile, profile_of
 from bertray.report.scored import Scored, open_scored, sample_rows
 from bertray.schema import scored_column_names
@@ -42,25 +42,41 @@ class Report:
         page: where it lies.
         num_rows: of the scored folder.
         num_quarantined: shards that are not in there.
+        num_rows_quarantined: rows that held a text and yet got no prediction.
         verdicts: of the signals that could be compared.
         num_examples: rows explained.
+        profile: what the rows were like.
     """
 
     page: str
     num_rows: int
     num_quarantined: int
+    num_rows_quarantined: int
     verdicts: tuple[Verdict, ...]
     num_examples: int
+    profile: Profile
 
 
-def report(config: ReportConfig) -> Report:
+def report(
+    config: ReportConfig,
+    *,
+    only: Container[str] | None = None,
+    nights: Sequence[NightLine] = (),
+    notes: Sequence[str] = (),
+) -> Report:
     """Write the page, and the night's profile beside the shards for other nights' reports.
+
+    Args:
+        config: the job.
+        only: names of the scored files that it is about; all by default.
+        nights: that are listed, the latest first.
+        notes: what else there is to know.
 
     Raises:
         UserError: the folder, the model or one of the other nights cannot be used.
     """
     source = config.input
-    scored = open_scored(source.path)
+    scored = open_scored(source.path, only=only)
     missing: list[str] = []
     bundle = find_model(config, scored, missing)
     unknown = unknown_shares(bundle) if bundle is not None else None
@@ -95,6 +111,8 @@ def report(config: ReportConfig) -> Report:
         examples=examples,
         num_sampled=rows.num_rows,
         missing=missing,
+        nights=nights,
+        notes=notes,
     )
     page = config.output.path or storage.join(source.path, PAGE)
     storage.put_bytes(page, render(content).encode(), overwrite=True)
@@ -102,8 +120,10 @@ def report(config: ReportConfig) -> Report:
         page=page,
         num_rows=scored.num_rows,
         num_quarantined=len(scored.manifest["quarantined"]),
+        num_rows_quarantined=scored.num_rows_quarantined,
         verdicts=tuple(verdicts),
         num_examples=len(examples),
+        profile=profile,
     )
 
 
@@ -130,7 +150,7 @@ def find_model(config: ReportConfig, scored: Scored, missing: list[str]) -> Bund
     path = config.model.path or scored.contract.model
     wanted = config.model.path is not None or config.explain.num_rows > 0
     try:
-        bundle = open_bundle(path)
+        bundle = open_bundle(path, root=config.model.store)
         if bundle.digest != scored.contract.model_digest:
             raise ModelError(
                 f"model.path={path}: digest {bundle.digest[:12]}, and {scored.path} was scored by "

@@ -14,7 +14,13 @@ from bertray import storage
 from bertray.errors import OutputError
 from bertray.schema import SCORED_COLUMNS, Task
 from bertray.score import manifest as folder
-from bertray.score.commits import LABEL_COUNTS, STATUS_COUNTS, list_outputs, read_footer
+from bertray.score.commits import (
+    LABEL_COUNTS,
+    STATUS_COUNTS,
+    is_bad,
+    list_outputs,
+    read_footer,
+)
 from bertray.score.contract import Contract, read_contract
 from bertray.score.index import Index
 from bertray.score.plan import side_by_side
@@ -50,6 +56,11 @@ class Scored:
     def num_rows(self) -> int:
         """Rows in the folder."""
         return int(self.manifest["rows"])
+
+    @property
+    def num_rows_quarantined(self) -> int:
+        """Of these, rows that held a text and yet got no prediction."""
+        return sum(count for status, count in self.status_counts.items() if is_bad(status))
 
     @property
     def prefix(self) -> str:

@@ -30,11 +30,11 @@ INBOX_SHARDS, INBOX_ROWS = 8, 2_000
 
 
 def main() -> int:
-    """Prepare, train, evaluate, score, show."""
+    """Prepare, train, evaluate, score a night's inbox, show."""
     start = time.perf_counter()
     prepare_model()
     prepare_data()
-    for job in ("train", "evaluate", "score"):
+    for job in ("train", "evaluate", "nightly"):
         if job == "evaluate" and evaluated():
             continue
         code = bertray(job, f"configs/demo/{job}.yaml")
@@ -51,9 +51,11 @@ def bertray(*words: str) -> int:
 
 
 def evaluated() -> bool:
-    """Whether the metrics at hand are those of the bundle at hand."""
+    """Whether the metrics at hand are those of the bundle at hand, and it went into the store."""
     metrics, bundle = DEMO / "evaluation/metrics.json", DEMO / "bundle/bertray.json"
-    return metrics.exists() and metrics.stat().st_mtime > bundle.stat().st_mtime
+    if not ((DEMO / "store").exists() and metrics.exists()):
+        return False
+    return metrics.stat().st_mtime > bundle.stat().st_mtime
 
 
 def prepare_model() -> None:
@@ -115,12 +117,14 @@ def show(seconds: float) -> None:
     evaluation = json.loads((DEMO / "evaluation/metrics.json").read_text())["metrics"]
     scored = pq.read_table(DEMO / "scored")
     right = pc.equal(scored["label"], scored["predicted_label"])
+    page = max((DEMO / "scored-nights").glob("2*.html")).relative_to(ROOT)
     facts = Table(title="bertray demo", title_justify="left", show_header=False)
     facts.add_row("held-out Rotten Tomatoes, accuracy", f"{evaluation['accuracy']:.3f}")
     facts.add_row("inbox of IMDB reviews, rows scored", f"{scored.num_rows:,}")
     facts.add_row("inbox, accuracy on its known labels", f"{pc.mean(right).as_py():.3f}")
     facts.add_row("bundle", str((DEMO / "bundle").relative_to(ROOT)))
     facts.add_row("scored shards", str((DEMO / "scored").relative_to(ROOT)))
+    facts.add_row("the page to read in the morning", str(page))
     facts.add_row("this run took", f"{seconds:.0f} s")
     console.print()
     console.print(facts)

@@ -4,7 +4,7 @@
 #     RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 deploy/schedule/submit.sh CONFIG.yaml [key=value ...]
 #
 # `ray job submit` answers 1 to any failure, and 0 to a job that somebody stopped; so its status is
-# asked for at the end. JOB names another script than jobs/score.py. The token is in
+# asked for at the end. JOB names another script than jobs/nightly.py. The token is in
 # ~/.ray/auth_token, or in the file that RAY_AUTH_TOKEN_PATH names.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -12,5 +12,5 @@ cd "$(dirname "$0")/../.."
 export RAY_AUTH_MODE=token
 night="bertray-$(date -u +%Y%m%d-%H%M%S)"
 
-ray job submit --submission-id "$night" --working-dir . -- python "${JOB:-jobs/score.py}" "$@"
+ray job submit --submission-id "$night" --working-dir . -- python "${JOB:-jobs/nightly.py}" "$@"
 ray job status --log-style record "$night" | grep -q succeeded

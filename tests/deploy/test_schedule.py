@@ -46,7 +46,7 @@ def test_a_night_counts_as_done_only_if_its_job_succeeded(
     submission, *_ = log.read_text().splitlines()
     assert re.fullmatch(
         r"job submit --submission-id bertray-\d{8}-\d{6} --working-dir \. -- "
-        r"python jobs/score\.py score\.yaml pool\.num_gpus=1",
+        r"python jobs/nightly\.py score\.yaml pool\.num_gpus=1",
         submission,
     )
 

@@ -2,54 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pytest
-
-Predict = Callable[[Sequence[str | None]], np.ndarray]
-SECONDS = {"read_s": 4.0, "tokenize_s": 9.0, "transfer_s": 0.0, "compute_s": 131.0, "write_s": 6.0}
 
 
 @pytest.fixture(scope="session")
 def score_here() -> Callable[..., None]:
-    """What ``bertray score WORDS`` does, by a model of the test's own; nulls have no prediction."""
-    from bertray.config import ScoreConfig, load_config
-    from bertray.schema import OK, Predictions, append_predictions
-    from bertray.score import contract
-    from bertray.score.commits import Receipt
-    from bertray.score.pool import PoolPlan
-    from bertray.score.run import finish, prepare, tally_of
-    from bertray.score.sink import ShardSink
-    from bertray.score.source import fault_of, read_block
+    """What ``bertray score WORDS`` does, by a model of the test's own."""
+    import scored_here
 
-    def score(words: Sequence[str], predict: Predict) -> None:
-        job = prepare(load_config(ScoreConfig, None, words))
-        output, reading, bundle = job.config.output, job.reading, job.bundle
-        contract.agree(output.path, job.contract, job.standing, replace=False)
-        digests, task = job.contract.digests, bundle.task
-        sink = ShardSink(output.path, digests, "cpu", output.prefix, True, None, task)
-        tally = tally_of(job)
-        for split in job.standing.pending:
-            block = read_block(split, reading)
-            if fault_of(block) is None:
-                texts = block[reading.text].to_pylist()
-                status = tuple("null text" if text is None else OK for text in texts)
-                values = predict(texts).astype(np.float32)
-                values[[one != OK for one in status]] = np.nan
-                block = append_predictions(
-                    block,
-                    Predictions(values, status),
-                    labels=bundle.labels,
-                    task=task,
-                    prefix=output.prefix,
-                )
-            receipt = Receipt.from_table(sink(block))
-            if receipt.fault is None:
-                job.standing.index.add(split, receipt)
-            tally.add(receipt, is_new=True)
-        job.standing.index.close()
-        tally.summary.pool = PoolPlan("cpu", 2, 2, 0, 0.8, 1, 1, 1, 2, 2)
-        tally.summary.seconds = 75.0
-        tally.summary.stats.update(SECONDS)
-        finish(job, tally)
+    from bertray.config import ScoreConfig, load_config
+
+    def score(words: Sequence[str], predict: scored_here.Predict) -> None:
+        scored_here.score_here(load_config(ScoreConfig, None, words), predict)
 
     return score

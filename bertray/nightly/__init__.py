@@ -1,0 +1,1 @@
+"""Every night: score what is new, look at it, and say so on one page."""

@@ -1,0 +1,196 @@
+"""The nightly job, read top to bottom.
+
+bertray nightly configs/demo/nightly.yaml
+ray job submit -- python jobs/nightly.py configs/demo/nightly.yaml
+
+challenger -> champion -> score what is new -> profile -> drift -> page -> history -> alert
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from bertray import storage
+from bertray.config import NightlyConfig, ReportConfig, ScoreConfig
+from bertray.model.bundle import Bundle, open_bundle
+from bertray.nightly.alert import send_alert
+from bertray.nightly.challenger import challenge
+from bertray.nightly.history import (
+    ID,
+    INDEX,
+    Night,
+    lines_of,
+    profile_uri,
+    put_index,
+    put_night,
+    read_nights,
+)
+from bertray.report.run import Report, report
+from bertray.score.contract import CONTRACT, contract_of, read_contract
+from bertray.score.lease import Holder, hold
+from bertray.score.manifest import MANIFEST
+from bertray.score.run import score
+from bertray.score.summary import Progress
+
+logger = logging.getLogger(__name__)
+
+MOST_PAST = 30  # nights that tonight is held against, and that its page lists
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a night.
+
+    Attributes:
+        night: None if nothing was new.
+        page: of the night, or of the latest one that had something to do.
+        index: the page that lists all nights.
+        report: of the night.
+        num_rows_quarantined: rows of the output that held a text and yet got no prediction.
+        num_shards_quarantined: shards that are not in the output.
+    """
+
+    night: Night | None
+    page: str
+    index: str
+    report: Report | None
+    num_rows_quarantined: int
+    num_shards_quarantined: int
+
+
+def nightly(
+    config: NightlyConfig,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_wait: Callable[[Holder], None] = lambda holder: None,
+) -> Outcome:
+    """Score what is new, hold it against other nights, and write the page.
+
+    A night that was cut off anywhere is made up for by the next one: what it scored and did not
+    report counts as that one's. A second run finds nothing to do.
+
+    Args:
+        config: the job.
+        on_progress: called as rows are put in place.
+        on_wait: called when another run is at work, before waiting for it.
+
+    Raises:
+        UserError: the config, the model, the input or a folder cannot be used.
+        ClusterError: Ray failed again and again. What is done is safe.
+    """
+    history = storage.absolute(history_of(config))
+    with hold(history, on_wait=on_wait):
+        began, start = datetime.now(UTC), time.perf_counter()
+        nights = read_nights(history)
+        said = challenge(config.challenger)
+        notes = [said] if said is not None else []
+        job, bundle = choose_model(config, notes)
+        summary = score(job, on_progress=on_progress, on_wait=on_wait)
+        digests = contract_of(job, bundle).digests
+        alike = [night for night in nights if night.digests == (digests.model, digests.settings)]
+        new = new_files(config.output.path, alike)
+        night, made, page = None, None, ""
+        if new or not alike or summary.quarantined != list(alike[-1].quarantined):
+            night_id = f"{began:{ID}}"
+            page = storage.join(history, f"{night_id}.html")
+            made = report(
+                report_config(config, page, history, alike),
+                only=frozenset(new.values()),
+                nights=lines_of(nights[-MOST_PAST:]),
+                notes=notes,
+            )
+            night = Night(
+                id=night_id,
+                seconds=time.perf_counter() - start,
+                model=bundle.source,
+                digests=(digests.model, digests.settings),
+                num_rows=summary.num_rows,
+                splits=tuple(new),
+                num_rows_new=made.num_rows,
+                quarantined=tuple(summary.quarantined),
+                num_rows_quarantined=made.num_rows_quarantined,
+                drifted=tuple(one.signal for one in made.verdicts if one.drifted),
+                notes=tuple(notes),
+            )
+            put_night(history, night, made.profile)
+            nights.append(night)
+        put_index(history, nights)
+    if night is not None:
+        send_alert(config.alert, night, page=page)
+    return Outcome(
+        night=night,
+        page=page or storage.join(history, nights[-1].page),
+        index=storage.join(history, INDEX),
+        report=made,
+        num_rows_quarantined=summary.num_rows_quarantined,
+        num_shards_quarantined=len(summary.quarantined),
+    )
+
+
+def history_of(config: NightlyConfig) -> str:
+    """Where nights are kept: beside the scored shards unless told."""
+    return config.history.path or f"{config.output.path.rstrip('/')}-nights"
+
+
+def choose_model(config: NightlyConfig, notes: list[str]) -> tuple[ScoreConfig, Bundle]:
+    """The champion; or, while the output is to stay one model's, the model that it belongs to.
+
+    Args:
+        config: the job.
+        notes: takes up that another model stands by, or that all rows are scored anew.
+    """
+    job = ScoreConfig(**{name: getattr(config, name) for name in ScoreConfig.model_fields})
+    bundle = open_bundle(config.model.path, root=config.model.store)
+    if not storage.exists(storage.join(config.output.path, CONTRACT)):
+        return job, bundle
+    there = read_contract(config.output.path)
+    if there.model_digest == bundle.digest:
+        return job, bundle
+    if config.night.on_new_model == "rescore":
+        notes.append(f"all rows were scored anew by {bundle.source}; before it {there.model} did")
+        output = job.output.model_copy(update={"replace": True})
+        return job.model_copy(update={"output": output}), bundle
+    notes.append(
+        f"{bundle.source} stands by; {config.output.path} goes on with {there.model} until "
+        "night.on_new_model=rescore"
+    )
+    model = job.model.model_copy(update={"path": there.model})
+    return job.model_copy(update={"model": model}), open_bundle(there.model, root=model.store)
+
+
+def new_files(output: str, nights: Sequence[Night]) -> dict[str, str]:
+    """The scored files that no night has reported, by the id of their split."""
+    reported = {split for night in nights for split in night.splits}
+    files = (storage.get_json(storage.join(output, MANIFEST)) or {})["files"]
+    return {file["split"]: file["path"] for file in files if file["split"] not in reported}
+
+
+def report_config(
+    config: NightlyConfig, page: str, history: str, nights: Sequence[Night]
+) -> ReportConfig:
+    """What the page is made with; the first night of this model is what others are compared with.
+
+    Args:
+        config: the job.
+        page: where it goes.
+        history: where nights are kept.
+        nights: of the same model and settings.
+    """
+    fine = [night for night in nights[1:] if not night.trouble][-MOST_PAST:]
+    return ReportConfig.model_validate(
+        {
+            "input": {
+                "path": config.output.path,
+                "reference": profile_uri(history, nights[0]) if nights else None,
+                "past": [profile_uri(history, night) for night in fine],
+                "evaluation": config.night.evaluation,
+                "label": config.night.label,
+                "sample_rows": config.night.sample_rows,
+            },
+            "model": {"store": config.model.store},
+            "explain": config.explain.model_dump(),
+            "output": {"path": page},
+        }
+    )

@@ -1,0 +1,250 @@
+"""Each night scores what is new, says what it was like, and leaves one page; twice is once."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scored_here import score_here
+
+from bertray import cli, storage
+from bertray.config import NightlyConfig, load_config
+from bertray.model import store
+from bertray.nightly import run
+from bertray.nightly.history import read_nights
+from bertray.nightly.run import Outcome, nightly
+from bertray.score.manifest import MANIFEST
+
+ROWS = 400
+
+
+def by_length(texts: Sequence[str | None]) -> np.ndarray:
+    """The longer a text, the better."""
+    lengths = np.array([len(text or "") for text in texts], float)
+    good = np.clip(lengths / 60, 0.02, 0.97)
+    return np.stack([(1 - good) * 0.7, (1 - good) * 0.3, good], axis=1)
+
+
+@pytest.fixture(autouse=True)
+def without_cluster(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Scoring in this process; gives the models that scored."""
+    models: list[str] = []
+
+    def score(config: Any, **_: object) -> Any:
+        models.append(config.model.path)
+        return score_here(config, by_length)
+
+    monkeypatch.setattr(run, "score", score)
+    return models
+
+
+class Lake:
+    """A lake that grows, and the job that watches it."""
+
+    def __init__(self, root: Path, model: Path) -> None:
+        self.root, self.words = root, [f"model.path={model}"]
+        self.random = np.random.default_rng(0)
+        (root / "in").mkdir()
+
+    def grow(self, name: str, *, mean: float = 30) -> None:
+        lengths = np.clip(self.random.normal(mean, 10, ROWS), 3, 120).astype(int)
+        table = pa.table({"text": ["a" * length for length in lengths]})
+        pq.write_table(table, self.root / "in" / f"{name}.parquet")
+
+    def night(self, *words: str) -> Outcome:
+        fixed = [f"input.path={self.root / 'in'}", f"output.path={self.root / 'out'}"]
+        return nightly(load_config(NightlyConfig, None, [*self.words, *fixed, *words]))
+
+
+@pytest.fixture
+def lake(tmp_path: Path, classifier_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    days = iter(range(100))
+
+    class Clock:
+        """A day a night, lest two share a second."""
+
+        @staticmethod
+        def now(_: object) -> datetime:
+            return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=next(days))
+
+    monkeypatch.setattr(run, "datetime", Clock)
+    return Lake(tmp_path, classifier_folder)
+
+
+def test_a_night_scores_and_reports_what_is_new_and_a_second_run_does_nothing(lake: Lake) -> None:
+    lake.grow("a")
+    lake.grow("b")
+    first = lake.night()
+    assert first.night is not None
+    assert first.night.num_rows_new == 2 * ROWS
+    again = lake.night()
+    assert again.night is None
+    assert again.page == first.page
+    lake.grow("c")
+    second = lake.night()
+    assert second.night is not None
+    assert (second.night.num_rows_new, second.night.num_rows) == (ROWS, 3 * ROWS)
+    assert [night.num_rows_new for night in read_nights(f"{lake.root}/out-nights")] == [
+        2 * ROWS,
+        ROWS,
+    ]
+    index = Path(second.index).read_text()
+    assert Path(first.page).name in index
+    assert Path(second.page).name in index
+    assert Path(first.page).name in Path(second.page).read_text()
+
+
+def test_a_night_that_was_cut_off_before_its_page_is_made_up_for_by_the_next(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.grow("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "report", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            lake.night()
+    assert storage.exists(storage.join(str(lake.root / "out"), MANIFEST))
+    outcome = lake.night()
+    assert outcome.night is not None
+    assert outcome.night.num_rows_new == ROWS
+
+
+def test_a_shift_of_a_night_is_its_verdict_and_nights_alike_have_none(lake: Lake) -> None:
+    for number in range(7):
+        lake.grow(f"{number}")
+        outcome = lake.night()
+        assert outcome.night is not None
+        assert outcome.night.drifted == ()
+    lake.grow("shifted", mean=60)
+    outcome = lake.night()
+    assert outcome.night is not None
+    assert {"label", "length"} <= set(outcome.night.drifted)
+    assert "drift of" in Path(outcome.index).read_text()
+
+
+def test_a_quarantined_shard_is_told_of_until_it_is_gone_or_mended(
+    lake: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake.grow("a")
+    (lake.root / "in" / "broken.parquet").write_bytes(b"PAR1 nothing")
+    words = [*lake.words, f"input.path={lake.root / 'in'}", f"output.path={lake.root / 'out'}"]
+    assert cli.main(["nightly", *words]) == cli.QUARANTINED
+    assert cli.main(["nightly", *words]) == cli.QUARANTINED  # nothing new, and still not well
+    assert len(read_nights(f"{lake.root}/out-nights")) == 1
+    assert "shards quarantined: 1" in " ".join(capsys.readouterr().out.split())
+    (lake.root / "in" / "broken.parquet").unlink()
+    assert cli.main(["nightly", *words]) == cli.DONE
+    assert read_nights(f"{lake.root}/out-nights")[-1].trouble == ""
+
+
+def test_a_new_champion_waits_or_scores_all_rows_anew_as_told(
+    lake: Lake,
+    classifier_folder: Path,
+    other_classifier: Path,
+    without_cluster: list[str],
+) -> None:
+    root = str(lake.root / "store")
+    store.promote(root, store.add(root, "m", classifier_folder), why="")
+    lake.words = ["model.path=store://m@champion", f"model.store={root}"]
+    lake.grow("a")
+    lake.night()
+    store.promote(root, store.add(root, "m", other_classifier), why="")
+    lake.grow("b")
+    kept = lake.night()
+    assert kept.night is not None
+    assert kept.night.model == "store://m@1"
+    assert without_cluster[-1] == "store://m@1"
+    assert "store://m@2 stands by" in kept.night.notes[0]
+    assert "store://m@2 stands by" in Path(kept.page).read_text()
+    anew = lake.night("night.on_new_model=rescore")
+    assert anew.night is not None
+    assert (anew.night.model, anew.night.num_rows_new) == ("store://m@2", 2 * ROWS)
+    assert lake.night("night.on_new_model=rescore").night is None
+
+
+def test_drift_fails_the_night_only_where_asked(lake: Lake) -> None:
+    words = [*lake.words, f"input.path={lake.root / 'in'}", f"output.path={lake.root / 'out'}"]
+    lake.grow("a")
+    assert cli.main(["nightly", *words]) == cli.DONE
+    lake.grow("b", mean=90)
+    assert cli.main(["nightly", *words, "night.fail_on_drift=true"]) == cli.REFUSED
+
+
+@pytest.fixture
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that takes the second POST of each alert; gives its address and what it took."""
+    taken: list[dict[str, Any]] = []
+    calls = iter(range(1_000))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            fails = next(calls) % 2 == 0
+            if not fails:
+                taken.append(json.loads(body))
+            self.send_response(503 if fails else 200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/hook", taken
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_webhook_is_told_of_trouble_and_tried_again(
+    lake: Lake, webhook: tuple[str, list[dict[str, Any]]]
+) -> None:
+    address, taken = webhook
+    lake.grow("a")
+    lake.night(f"alert.webhook={address}")
+    assert taken == []
+    (lake.root / "in" / "broken.parquet").write_bytes(b"PAR1 nothing")
+    outcome = lake.night(f"alert.webhook={address}")
+    (told,) = taken
+    assert told["quarantined"][0]["shard"] == "broken.parquet"
+    assert told["page"] == outcome.page
+    everything = b"".join(path.read_bytes() for path in lake.root.rglob("*") if path.is_file())
+    assert address.encode() not in everything
+
+
+def test_a_webhook_that_is_away_is_a_warning_without_its_address(
+    lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    lake.grow("a")
+    outcome = lake.night("alert.webhook=http://127.0.0.1:9/secret", "alert.on=always")
+    assert outcome.night is not None
+    assert "nobody took the alert" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_a_challenger_that_fails_costs_no_row_its_label(lake: Lake, tmp_path: Path) -> None:
+    for name in ("train", "evaluate"):
+        (tmp_path / f"{name}.yaml").write_text("nonsense: 1\n")
+    lake.grow("a")
+    outcome = lake.night(
+        f"challenger.train={tmp_path / 'train.yaml'}",
+        f"challenger.evaluate={tmp_path / 'evaluate.yaml'}",
+    )
+    assert outcome.night is not None
+    assert outcome.night.num_rows_new == ROWS
+    assert outcome.night.notes[0].startswith("the challenger failed: ")
+
+
+def test_all_of_a_night_may_lie_on_s3(lake: Lake, s3: str) -> None:
+    lake.grow("a")
+    words = [f"output.path={s3}/out"]
+    outcome = lake.night(*words)
+    assert storage.get_bytes(outcome.page) is not None
+    assert lake.night(*words).night is None
+    assert len(read_nights(f"{s3}/out-nights")) == 1
