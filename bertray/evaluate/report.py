@@ -170,12 +170,12 @@ def _rules_table(verdict: Verdict) -> str:
 
 def _cutoffs_table(cutoffs: Iterable[Cutoff]) -> str:
     rows = (
-        (f"{one.precision:g}", f"{one.threshold:.4f}", f"{one.coverage:.1%}", f"{one.found:.4f}")
+        (f"{one.precision:g}", f"{one.threshold:.6f}", f"{one.coverage:.1%}", f"{one.found:.4f}")
         for one in cutoffs
     )
     return (
-        "With `abstain.below` at the threshold other rows have the wanted precision with a "
-        "certainty of 95%, if they are like these.\n\n"
+        "With `abstain.below` at the threshold, other rows like these have the wanted precision "
+        "in some 19 of 20 cases.\n\n"
         + _table(("wanted precision", "threshold", "rows with a label", "of these right"), rows)
     )
 

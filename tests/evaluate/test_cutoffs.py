@@ -1,5 +1,7 @@
 """The threshold for a wanted precision keeps it on other rows, and costs no more than it must."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -14,16 +16,17 @@ def drawn(num_rows: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.column_stack([top, 1 - top]).astype(np.float32), np.where(is_right, 0, 1)
 
 
-def test_other_rows_have_the_wanted_precision_nine_times_in_ten() -> None:
+def test_one_set_of_labelled_rows_in_twenty_gives_a_threshold_that_misses_its_precision() -> None:
     others, their_labels = drawn(200_000, seed=999)
     top, right = others.max(axis=1), others.argmax(axis=1) == their_labels
-    kept = {precision: [] for precision in PRECISIONS}
-    for seed in range(60):
+    found, missed = Counter(), Counter()
+    for seed in range(100):
         for cutoff in find_cutoffs(*drawn(1_000, seed=seed)):
-            kept[cutoff.precision].append(right[top >= cutoff.threshold].mean())
-    for precision in (0.8, 0.85, 0.9, 0.95):
-        assert len(kept[precision]) > 30
-        assert np.mean(np.array(kept[precision]) >= precision) >= 0.9
+            found[cutoff.precision] += 1
+            missed[cutoff.precision] += right[top >= cutoff.threshold].mean() < cutoff.precision
+    assert found[0.9] > 90
+    for precision in PRECISIONS:
+        assert missed[precision] / 100 <= 0.07
 
 
 def test_coverage_and_precision_are_those_of_the_rows_that_keep_their_label() -> None:
@@ -43,10 +46,10 @@ def test_coverage_and_precision_are_those_of_the_rows_that_keep_their_label() ->
 
 
 def test_where_all_rows_are_right_every_row_keeps_its_label() -> None:
-    probabilities = np.tile([0.6, 0.4], (300, 1)).astype(np.float32)
-    found = find_cutoffs(probabilities, np.zeros(300, int))
+    probabilities = np.tile([0.6, 0.4], (400, 1)).astype(np.float32)
+    found = find_cutoffs(probabilities, np.zeros(400, int))
     assert [(c.threshold, c.coverage, c.found) for c in found] == [(0.0, 1.0, 1.0)] * len(found)
-    # 300 rows without a mistake bear out 0.99, and no 0.995.
+    # 400 rows without a mistake bear out 0.99, and no 0.995.
     assert [cutoff.precision for cutoff in found][-1] == 0.99
 
 

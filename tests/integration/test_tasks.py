@@ -12,7 +12,8 @@ import pytest
 
 from bertray.config import EvaluateConfig, ScoreConfig, TrainConfig, load_config
 from bertray.errors import ConfigError
-from bertray.evaluate.run import Evaluation, evaluate
+from bertray.evaluate.evaluation import Evaluation
+from bertray.evaluate.run import evaluate
 from bertray.model.bundle import open_bundle
 from bertray.schema import OK, scored_column_names
 from bertray.score.run import score
