@@ -7,12 +7,20 @@ environment. An unknown key is an error that names the nearest known one.
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bertray.errors import ConfigError
 
@@ -293,6 +301,74 @@ class TrainCalibration(Section):
         "(`temperature`; no label changes), or gives each label a factor and an offset (`vector`; "
         "where a row has one label, that may change). Default: nothing, and probabilities are "
         "those of plain transformers.",
+    )
+
+
+class Range(Section):
+    """Numbers to draw from, both ends included; integers where the key takes integers."""
+
+    low: FiniteFloat = Field(description="The least.")
+    high: FiniteFloat = Field(description="The most.")
+    log: bool = Field(False, description="Drawn evenly over the powers of ten.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(
+                f"low={self.low:g}, high={self.high:g}, log={str(self.log).lower()}: "
+                f"expected low below high{', and above 0' if self.log else ''}"
+            )
+        return self
+
+
+class Search(Section):
+    """Trials of several settings, the weak ones stopped early (ASHA, Li et al. 2020)."""
+
+    keys: dict[str, Range | tuple[Any, ...]] = Field(
+        {},
+        description="What to try for which keys, as in `{optim.learning_rate: {low: 1e-5, high: "
+        "1e-4, log: true}, training.per_device_batch_size: [16, 32]}`: lists to pick from, or "
+        "ranges, drawn evenly or (`log`) evenly over the powers of ten. Keys of `optim`; of "
+        "`training`, `model` and `distillation` those that change neither rows nor tokens nor what "
+        "is measured. Default: no search.",
+    )
+    num_trials: Count = Field(
+        10, description="Settings to draw; fewer where the lists hold fewer that differ."
+    )
+    max_concurrent: Count | None = Field(
+        None,
+        description="Trials at once, at most. Default: as many as there are GPUs for; on CPU as "
+        "`scaling.num_threads` allows, without that one for each node.",
+    )
+    grace_epochs: Count = Field(
+        1,
+        description="Epochs that each trial gets. Then, and whenever it has done "
+        "`search.reduction_factor` times as many, it is stopped unless it is among the best.",
+    )
+    reduction_factor: Annotated[int, Field(ge=2)] = Field(
+        3, description="Of so many trials that come that far, about one goes on."
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seeds what is drawn.")
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def _spaces(cls, keys: Any) -> Any:
+        if not isinstance(keys, dict):
+            raise ValueError("give the keys with what to try, as in {optim.weight_decay: [0, 0.1]}")
+        return {key: _space(key, value) for key, value in keys.items()}
+
+
+def _space(key: str, value: Any) -> Any:
+    """What a key is searched in; here, for pydantic tells of each kind that a value could be."""
+    if isinstance(value, dict):
+        try:
+            return Range.model_validate(value)
+        except ValidationError as error:
+            raise ValueError(_explain(Range, error, key)) from None
+    if isinstance(value, Range) or (isinstance(value, list | tuple) and value):
+        return value
+    raise ValueError(
+        f"{key}: give a list of values, or a range as in {{low: 1e-5, high: 1e-4, log: true}}"
     )
 
 
@@ -742,6 +818,7 @@ class TrainConfig(Section):
     augmentation: Augmentation = Augmentation()  # type: ignore[call-arg]
     distillation: Distillation = Distillation()  # type: ignore[call-arg]
     calibration: TrainCalibration = TrainCalibration()  # type: ignore[call-arg]
+    search: Search = Search()  # type: ignore[call-arg]
     scaling: Scaling = Scaling()  # type: ignore[call-arg]
     tracking: Tracking = Tracking()  # type: ignore[call-arg]
     output: BundleOutput
@@ -843,6 +920,26 @@ def load_config(schema: type[C], path: str | Path | None, overrides: Sequence[st
         raise ConfigError(_explain(schema, error, origin)) from None
 
 
+def with_settings(config: C, settings: Mapping[str, Any], *, origin: str) -> C:
+    """The same config with some dotted keys set anew.
+
+    Args:
+        config: of any job.
+        settings: values by dotted key.
+        origin: where they come from, for messages.
+
+    Raises:
+        ConfigError: a value does not fit.
+    """
+    values = config.model_dump()
+    for key, value in settings.items():
+        _set(values, key, value)
+    try:
+        return type(config).model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(type(config), error, origin)) from None
+
+
 def dump_config(config: Section) -> str:
     """The resolved config as YAML that `load_config` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -855,6 +952,12 @@ def known_keys(schema: type[Section], prefix: str = "") -> Iterator[tuple[str, A
             yield from known_keys(field.annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
+
+
+def kinds_of(schema: type[Section], key: str) -> set[Any]:
+    """The plain types that a key accepts, bounds left out; none if there is no such key."""
+    field = dict(known_keys(schema)).get(key)
+    return _members(field.annotation) if field is not None else set()
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -874,8 +977,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse(schema: type[Section], key: str, raw: str) -> Any:
     """The value of a command-line word. ``1e-4`` and ``no`` stay text where text is wanted."""
     words = {"null": type(None), "true": bool, "false": bool}
-    field = dict(known_keys(schema)).get(key)
-    kinds = _members(field.annotation) if field is not None else set()
+    kinds = kinds_of(schema, key)
     if str in kinds and words.get(raw) not in kinds:
         return raw
     try:
@@ -888,6 +990,8 @@ def _members(annotation: Any) -> set[Any]:
     """The plain types a field accepts: ``str | None`` gives ``{str, NoneType}``."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return set().union(*(_members(part) for part in typing.get_args(annotation)))
+    if typing.get_origin(annotation) is Annotated:
+        return _members(typing.get_args(annotation)[0])
     return {annotation}
 
 

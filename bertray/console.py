@@ -7,6 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Self
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from bertray.score.lease import Holder
     from bertray.score.status import Status
     from bertray.score.summary import Progress, Summary
-    from bertray.train.run import Event, TrainSummary
+    from bertray.train.run import Event, TrainSummary, Trial
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class View:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(unit + " {task.fields[note]}· elapsed"),
+            TextColumn("{task.fields[unit]} {task.fields[note]}· elapsed"),
             TimeElapsedColumn(),
             TextColumn("· left"),
             TimeRemainingColumn(),
@@ -78,7 +79,7 @@ class View:
             disable=not self.live,
             transient=True,
         )
-        self.task = self.bar.add_task(f"{what}: preparing", total=None, note="")
+        self.task = self.bar.add_task(f"{what}: preparing", total=None, unit=unit, note="")
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -94,19 +95,23 @@ class View:
 
 
 class TrainView(View):
-    """Steps done of all steps, the loss, and a line for each epoch."""
+    """Steps done of all steps, the loss, and a line for each epoch; of a search trials instead."""
 
     def __init__(self) -> None:
         super().__init__("training", unit="steps")
         self._num_epochs = 0
+        self._num_trials = 0
+        self._trials: list[Trial] = []
 
     def update(self, event: "Event") -> None:
         """Show one thing that happened in training."""
-        from bertray.train.run import Epoch, Start, Step
+        from bertray.train.run import Epoch, Start, Step, Trial, TrialEpoch
 
         match event:
             case Start():
-                self._num_epochs = event.num_epochs
+                self._num_epochs, self._num_trials = event.num_epochs, event.num_trials
+                if event.num_trials:
+                    self._show_trials()
                 copies = f" copies<={event.max_copies}" if event.max_copies else ""
                 logger.info(
                     "training rows=%d%s validation_rows=%d labels=%d",
@@ -124,15 +129,51 @@ class TrainView(View):
                     note=f"· loss {event.loss:.3f} ",
                 )
             case Epoch():
-                metrics = " ".join(f"{name}={value:.4f}" for name, value in event.metrics.items())
                 logger.info(
                     "epoch=%d/%d train_loss=%.4f %s tokens_per_s=%.0f",
                     event.epoch,
                     self._num_epochs,
                     event.train_loss,
-                    metrics,
+                    _words(event.metrics),
                     event.num_tokens / event.seconds,
                 )
+            case TrialEpoch():
+                logger.info(
+                    "trial=%d/%d epoch=%d train_loss=%.4f %s",
+                    event.number,
+                    self._num_trials,
+                    event.epoch.epoch,
+                    event.epoch.train_loss,
+                    _words(event.epoch.metrics),
+                )
+            case Trial():
+                self._trials.append(event)
+                self._show_trials()
+                logger.info(
+                    "trial=%d/%d %s epochs=%d %s %s",
+                    event.number,
+                    self._num_trials,
+                    _outcome(event),
+                    len(event.values),
+                    _words(event.metrics),
+                    " ".join(f"{key}={_value(it)}" for key, it in event.settings.items()),
+                )
+
+    def _show_trials(self) -> None:
+        """Trials that have ended, of all, and the best so far."""
+        from bertray.train.search import ranked
+
+        best = ranked(self._trials)[0] if self._trials else None
+        self.bar.update(
+            self.task,
+            description="searching",
+            completed=len(self._trials),
+            total=self._num_trials,
+            unit="trials",
+            note=f"· best {best.metric} {best.metrics[best.metric]:.4f} "
+            if best is not None and best.metrics
+            else "",
+        )
 
     def finish(self, summary: "TrainSummary", config: "TrainConfig") -> None:
         """What the bundle is worth, and where it lies."""
@@ -155,6 +196,45 @@ class TrainView(View):
         table.add_row("tokens/s", f"{summary.tokens_per_s:,.0f}")
         table.add_row("time", _duration(summary.seconds))
         self.show(table)
+        if summary.trials:
+            self.show(_table_of(summary.trials))
+
+
+def _table_of(trials: "Sequence[Trial]") -> Table:
+    """A search's trials in the order given, which is the best first."""
+    table = Table(title="trials", title_justify="left", box=SIMPLE, pad_edge=False)
+    keys = list(trials[0].settings)
+    metric = trials[0].metric
+    table.add_column("#", justify="right", style="dim")
+    for key in keys:
+        table.add_column(escape(key.partition(".")[2]), justify="right")
+    for name in (metric, "epochs", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("", overflow="fold")
+    for trial in trials:
+        value = trial.metrics.get(metric)
+        table.add_row(
+            str(trial.number),
+            *(escape(_value(trial.settings[key])) for key in keys),
+            "" if value is None else f"{value:.4f}",
+            str(len(trial.values)),
+            f"{trial.seconds:,.1f}",
+            escape(_outcome(trial)),
+            style="bold" if trial is trials[0] else None,
+        )
+    return table
+
+
+def _outcome(trial: "Trial") -> str:
+    return f"failed: {trial.reason}" if trial.reason is not None else trial.status
+
+
+def _value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _words(metrics: dict[str, float]) -> str:
+    return " ".join(f"{name}={value:.4f}" for name, value in metrics.items())
 
 
 class ScoreView(View):

@@ -63,7 +63,8 @@ def words(annotation: Any) -> str:
         return f"mapping from {words(parts[0])} to {words(parts[1])}"
     if origin is tuple:
         return f"list of {words(parts[0])}"
-    return {str: "text", int: "integer", float: "number", bool: "true or false"}[annotation]
+    names = {Any: "value", str: "text", int: "integer", float: "number", bool: "true or false"}
+    return names.get(annotation) or str(annotation.__name__).lower()  # a group of settings
 
 
 def bound(item: object) -> str:

@@ -33,6 +33,8 @@ MAY_IMPORT_RAY = {
     "train/data.py",
     "train/loop.py",
     "train/run.py",
+    "train/trials.py",
+    "train/workers.py",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

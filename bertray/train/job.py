@@ -1,6 +1,7 @@
 """A training whose inputs have been checked: model, data, labels, settings. No cluster yet."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
@@ -8,6 +9,7 @@ from bertray.config import TrainConfig
 from bertray.errors import ConfigError
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, open_bundle
+from bertray.model.heads import Head
 from bertray.text.long import LongText
 from bertray.train import lineage as folder
 from bertray.train.augment import Augmenter, choose_rows, load_rewrite, open_augmenter
@@ -17,13 +19,17 @@ from bertray.train.layers import freeze, num_frozen
 from bertray.train.loss import make_loss
 from bertray.train.measure import check_calibration, metric_of
 from bertray.train.optim import parameter_groups
+from bertray.train.search import draw
 from bertray.train.teacher import KEY as TEACHER
 from bertray.train.teacher import Teacher, make_teacher
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a training starts from; the metric is the one that picks an epoch."""
+    """What a training starts from; the metric is the one that picks an epoch.
+
+    That of a search has the trials' own, which share all but settings, base and lineage.
+    """
 
     config: TrainConfig
     base: Base
@@ -32,6 +38,12 @@ class Job:
     metric: str
     augmenter: Augmenter | None
     teacher: Bundle | None
+    trials: "tuple[Job, ...]" = ()
+
+    @property
+    def trainings(self) -> "tuple[Job, ...]":
+        """The trials, or without a search itself."""
+        return self.trials or (self,)
 
     def teacher_on(self, device: Device) -> Teacher | None:
         """How the teacher is computed.
@@ -56,6 +68,7 @@ class Job:
 def prepare(config: TrainConfig) -> Job | None:
     """Look at everything that can be wrong, without a cluster; None if the bundle is there."""
     output = config.output
+    drawn = draw(config) if config.search.keys else []
     shards = list_shards(config.data)
     base = open_base(config.model, LongText(**config.text.model_dump()))
     augmenter = open_augmenter(config.augmentation, seed=config.training.seed)
@@ -71,13 +84,39 @@ def prepare(config: TrainConfig) -> Job | None:
     labelled = read_labels(shards, config.data, seed=training.seed, task=training.task)
     metric = metric_of(training, labelled.task)
     check_calibration(config.calibration.method, labelled.task)
-    check(config, load_base(base, labels=labelled.labels, seed=0, task=labelled.task), labelled)
+    job = Job(config, base, lineage, labelled, metric, augmenter, teacher)
+    job = replace(job, trials=tuple(trial_job(job, one) for one in drawn))
+    check_each(job.trainings)
     if augmenter is not None:
         for method in config.augmentation.methods:
             load_rewrite(augmenter, method)
-    job = Job(config, base, lineage, labelled, metric, augmenter, teacher)
     job.teacher_on("cpu")  # its labels are looked at here
     return job
+
+
+def trial_job(job: Job, config: TrainConfig) -> Job:
+    """A trial of a search; what it was found by is part of its lineage."""
+    head, dropout = config.model.head, config.model.classifier_dropout
+    base = replace(job.base, head=head, classifier_dropout=dropout)
+    lineage = folder.lineage_of(
+        config,
+        base=base,
+        data_digest=job.lineage["data"],
+        augmenter=job.augmenter,
+        teacher=job.teacher,
+    )
+    found_by = {folder.SEARCH: job.lineage[folder.SEARCH]}
+    return replace(job, config=config, base=base, lineage=lineage | found_by, trials=())
+
+
+def check_each(jobs: Sequence[Job]) -> None:
+    """`check` jobs that share their rows; a model is loaded once for each head they have."""
+    models: dict[Head, PreTrainedModel] = {}
+    for job in jobs:
+        head, labelled = job.base.head, job.labelled
+        if head not in models:
+            models[head] = load_base(job.base, labels=labelled.labels, seed=0, task=labelled.task)
+        check(job.config, models[head], labelled)
 
 
 def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> None:

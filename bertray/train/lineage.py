@@ -5,6 +5,7 @@ _config.yaml     the resolved config        _training.json   the epochs
 _steps.jsonl     loss, rate and gradient norm of each optimizer step
 _curves.png      all of that as a picture
 _curves.tfevents the same for TensorBoard, if wanted
+_trials.jsonl    after a search: each trial, the best first
 _run/            while training: Ray Train's checkpoints, and whose they are
 """
 
@@ -23,6 +24,7 @@ from bertray.train.base import Base
 
 RUN = "_run"
 OWNER = f"{RUN}/lineage.json"
+SEARCH = "search"
 
 
 def lineage_of(
@@ -57,6 +59,9 @@ def lineage_of(
     if teacher is not None:
         settings |= _flat("distillation", config.distillation.model_dump())
         settings["distillation.teacher"] = teacher.digest
+    if config.search.keys:
+        settings[SEARCH] = config.search.model_dump(exclude={"max_concurrent"})
+        settings |= settings[SEARCH]["keys"]
     return {
         "data": data_digest,
         "base": base.digest,
@@ -64,13 +69,21 @@ def lineage_of(
     }
 
 
-def run_name(lineage: dict[str, str]) -> str:
+def searched(lineage: dict[str, str]) -> dict[str, str]:
+    """Of what a search has found, the lineage of the search: it has no values, but where from."""
+    if SEARCH not in lineage:
+        return lineage
+    keys = json.loads(lineage[SEARCH])["keys"]
+    return {**lineage, **{key: json.dumps(space) for key, space in keys.items()}}
+
+
+def run_name(lineage: dict[str, str], *, kind: str = "train") -> str:
     """Names the training, so that a second attempt finds the first one's checkpoints.
 
     Other versions of the libraries start anew: Ray does not read another Ray's checkpoints.
     """
     parts = json.dumps([lineage, package_versions()], sort_keys=True)
-    return f"train-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+    return f"{kind}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
 
 def find_equal(
@@ -93,7 +106,7 @@ def find_equal(
             f"output.path={output} holds files that no bertray train has written "
             f"(no {MANIFEST}); choose an empty or new folder"
         )
-    if manifest.lineage == lineage:
+    if _comparable(manifest.lineage, lineage) == lineage:
         return manifest
     if replace:
         return None
@@ -128,7 +141,7 @@ def finish(output: str) -> None:
 
 def _difference(manifest: Manifest, lineage: dict[str, str], *, base: str) -> str:
     """Names both sides of what does not fit."""
-    there = manifest.lineage
+    there = _comparable(manifest.lineage, lineage)
     reasons = []
     if there.get("base") != lineage["base"]:
         reasons.append(f"model.base: {manifest.base} there, {base} here, with other weights")
@@ -139,6 +152,11 @@ def _difference(manifest: Manifest, lineage: dict[str, str], *, base: str) -> st
             old, new = there.get(key, "not known"), lineage.get(key, "not known")
             reasons.append(f"{key}: {old} there, {new} here")
     return f"was trained otherwise ({'; '.join(reasons)})"
+
+
+def _comparable(there: dict[str, str], here: dict[str, str]) -> dict[str, str]:
+    """A bundle's lineage as a search has it, if that is what it is compared with."""
+    return searched(there) if SEARCH in here else there
 
 
 def _flat(section: str, values: dict[str, Any]) -> dict[str, Any]:

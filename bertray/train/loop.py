@@ -8,18 +8,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import Queue as LocalQueue
 from typing import Any, cast
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.collective import broadcast_from_rank_zero
 from ray.util.queue import Queue
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from bertray.config import CalibrationMethod, Optim, Training
-from bertray.evaluate.metrics import HIGHER_IS_BETTER
 from bertray.model.bundle import quiet
 from bertray.schema import Scale, Task
 from bertray.train.base import Base, load_base, load_checkpoint
@@ -27,7 +28,7 @@ from bertray.train.examples import Examples
 from bertray.train.labels import Piece
 from bertray.train.layers import freeze, num_frozen
 from bertray.train.loss import Loss
-from bertray.train.measure import measure
+from bertray.train.measure import measure, score_of
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.parallel import (
     Strategy,
@@ -75,6 +76,14 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Order:
+    """After so many epochs another one is wanted, or none."""
+
+    num_epochs: int
+    is_wanted: bool
+
+
+@dataclass(frozen=True)
 class WorkerJob:
     """What crosses to the workers: settings, and references to what is large.
 
@@ -93,7 +102,6 @@ class WorkerJob:
         max_workers: as many as there are at most.
         strategy: how several of them share the model.
         examples: an object of the pair of training and validation `Examples`.
-        events: rank 0 puts a `Step` or an `Epoch` in there from time to time.
     """
 
     base: Base
@@ -110,7 +118,6 @@ class WorkerJob:
     max_workers: int
     strategy: Strategy
     examples: "ray.ObjectRef[tuple[Examples, Examples]]"
-    events: Queue
 
     @property
     def global_batch_size(self) -> int:
@@ -123,10 +130,15 @@ def train_worker(config: dict[str, Any]) -> str | None:
 
     Every worker meets a loss that is not finite at the same step, and would meet it again after a
     restart. So its message is returned, not raised, and Ray does not try again.
+
+    Args:
+        config: a `WorkerJob` as ``job``; as ``events`` a queue that rank 0 puts a `Step` or an
+            `Epoch` in from time to time; as ``orders``, of a search's trial, one that it asks after
+            each epoch whether there is to be another.
     """
     logging.getLogger("ray.train").setLevel(logging.ERROR)  # it tells every report at length
     try:
-        _Worker(config["job"]).run()
+        _Worker(**config).run()
     except NonFiniteLossError as error:
         return str(error)
     return None
@@ -135,8 +147,8 @@ def train_worker(config: dict[str, Any]) -> str | None:
 class _Worker:
     """One rank's part of the training, from where the latest checkpoint left it."""
 
-    def __init__(self, job: WorkerJob) -> None:
-        self.job = job
+    def __init__(self, job: WorkerJob, events: Queue, orders: Queue | None) -> None:
+        self.job, self.events, self.orders = job, events, orders
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         device = ray.train.torch.get_device()
@@ -195,7 +207,16 @@ class _Worker:
             self._validate()
             self._checkpoint()
             if self.rank == 0:
-                self.job.events.put(self.history[-1])
+                self.events.put(self.history[-1])
+            if epoch + 1 < training.num_epochs and not self._is_wanted():
+                break
+
+    def _is_wanted(self) -> bool:
+        """Whether another epoch is; the same on all ranks."""
+        if self.orders is None:
+            return True
+        wanted = is_wanted(self.orders, len(self.history)) if self.rank == 0 else None
+        return bool(broadcast_from_rank_zero(wanted))
 
     def _wrap(self, epoch: int) -> None:
         """Freeze what is not trained yet. DDP waits for the gradients of the rest as it is made."""
@@ -238,7 +259,7 @@ class _Worker:
             pieces=job.pieces,
         )
         start = time.perf_counter()
-        for step in _announced(steps, job.events) if self.rank == 0 else steps:
+        for step in _announced(steps, self.events) if self.rank == 0 else steps:
             log.append(step)
             is_last = len(log) == (epoch + 1) * self.steps_per_epoch
             is_due = training.checkpoint_steps and len(log) % training.checkpoint_steps == 0
@@ -298,9 +319,7 @@ class _Worker:
         is_within = len(self.log) > len(self.history) * self.steps_per_epoch
         told: dict[str, Any] = {"history": [asdict(epoch) for epoch in self.history]}
         if not is_within:
-            metric = self.job.metric
-            sign = 1 if HIGHER_IS_BETTER[metric] else -1
-            told[SCORE] = sign * self.history[-1].metrics[metric]
+            told[SCORE] = score_of(self.history[-1].metrics, self.job.metric)
         # Named by the step, so that an attempt cut off before leaves nothing of its own behind.
         step = f"-step-{len(self.log):06d}" if is_within else ""
         with tempfile.TemporaryDirectory() as folder:
@@ -325,14 +344,24 @@ class _Worker:
             )
 
 
+def is_wanted(orders: "Queue | LocalQueue[Order]", num_epochs: int) -> bool:
+    """Wait for what is to come after so many epochs.
+
+    Of earlier ones there may be an order that an attempt which was cut off has not read.
+    """
+    order = orders.get()
+    while order.is_wanted and order.num_epochs < num_epochs:
+        order = orders.get()
+    return bool(order.is_wanted)
+
+
 def is_stuck(history: Sequence[Epoch], training: Training, *, metric: str) -> bool:
     """Whether the last epochs, as many as one is patient with, brought no better metric."""
     patience = training.early_stopping_patience
     if patience is None or not history:
         return False
-    sign = 1 if HIGHER_IS_BETTER[metric] else -1
-    values = [sign * epoch.metrics[metric] for epoch in history]
-    return len(values) - 1 - values.index(max(values)) >= patience
+    scores = [score_of(epoch.metrics, metric) for epoch in history]
+    return len(scores) - 1 - scores.index(max(scores)) >= patience
 
 
 def save_state(

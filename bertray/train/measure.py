@@ -1,5 +1,7 @@
 """What validation rows say of an epoch, by task."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +11,7 @@ from bertray.errors import ConfigError
 from bertray.evaluate.calibration import calibrated, fit_calibration
 from bertray.evaluate.cutoffs import find_cutoffs
 from bertray.evaluate.metrics import (
+    HIGHER_IS_BETTER,
     METRICS,
     classification_metrics,
     multi_label_metrics,
@@ -50,6 +53,12 @@ def metric_of(training: Training, task: Task) -> str:
             f"{', '.join(known)}; set one of these, or training.task"
         )
     return metric
+
+
+def score_of(metrics: Mapping[str, float], metric: str) -> float:
+    """One of the metrics so that more is better, and what is no number the least there is."""
+    score = metrics[metric] if HIGHER_IS_BETTER[metric] else -metrics[metric]
+    return -math.inf if math.isnan(score) else score
 
 
 def check_calibration(method: CalibrationMethod, task: Task) -> None:

@@ -14,10 +14,12 @@ from bertray.train.base import folder_of, load_checkpoint
 from bertray.train.curves import draw_curves, write_events
 from bertray.train.job import Job
 from bertray.train.loop import Epoch, write_steps
+from bertray.train.search import Trial
 from bertray.train.steps import Step
 
 CONFIG, SUMMARY = "_config.yaml", "_training.json"
 STEPS, CURVES, EVENTS = "_steps.jsonl", "_curves.png", "_curves.tfevents"
+TRIALS = "_trials.jsonl"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class TrainSummary:
         num_rows_left_out: held no text.
         seconds: wall clock of the run that finished it, from the cluster's start on.
         copies: of ``num_rows``, how many each method of augmentation has made.
+        trials: of a search, the best first: the one that all else is about.
         is_new: False if the bundle was there already.
     """
 
@@ -44,6 +47,7 @@ class TrainSummary:
     num_rows_left_out: int
     seconds: float
     copies: dict[str, int] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
     is_new: bool = True
 
     @property
@@ -87,7 +91,12 @@ def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) 
         ),
     )
     (made / CONFIG).write_text(dump_config(job.config), encoding="utf-8")
-    (made / SUMMARY).write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+    told = asdict(summary)
+    trials = told.pop("trials")
+    (made / SUMMARY).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if trials:
+        lines = "".join(json.dumps(trial) + "\n" for trial in trials)
+        (made / TRIALS).write_text(lines, encoding="utf-8")
 
 
 def write_course(made: Path, steps: Sequence[Step], *, job: Job, summary: TrainSummary) -> None:
@@ -104,4 +113,6 @@ def read_summary(output: str) -> TrainSummary:
     stored: dict[str, Any] = storage.get_json(storage.join(output, SUMMARY)) or {}
     stored["epochs"] = tuple(Epoch(**epoch) for epoch in stored["epochs"])
     stored["labels"] = tuple(stored["labels"])
+    lines = (storage.get_bytes(storage.join(output, TRIALS)) or b"").decode().splitlines()
+    stored["trials"] = tuple(Trial.from_json(json.loads(line)) for line in lines)
     return TrainSummary(**{**stored, "is_new": False})

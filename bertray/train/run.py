@@ -4,51 +4,44 @@ bertray train configs/demo/train.yaml
 ray job submit -- python jobs/train.py configs/demo/train.yaml
 
 labels -> split -> augment, tokenize (Ray Data) -> workers (Ray Train) -> best checkpoint -> bundle
+                                                -> trials (Ray Tune) of such -> the best one's ->
 """
 
-import math
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty
-from typing import Any
 
-import pyarrow.fs
 import ray
-from ray.train import (
-    CheckpointConfig,
-    FailureConfig,
-    LoggingConfig,
-    Result,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-)
-from ray.train.torch import TorchTrainer
-from ray.util.queue import Queue
 
-from bertray import cluster, storage
-from bertray.cluster import Resources
-from bertray.config import Scaling, TrainConfig
-from bertray.errors import BertrayError, ConfigError, DataError
+from bertray import cluster
+from bertray.config import TrainConfig
 from bertray.train import lineage as folder
-from bertray.train import loop
 from bertray.train.data import encode
 from bertray.train.job import Job, prepare
-from bertray.train.loop import Epoch, WorkerJob, train_worker
-from bertray.train.loss import make_loss
-from bertray.train.outcome import TrainSummary, read_summary, write_bundle, write_course
+from bertray.train.loop import Epoch
+from bertray.train.outcome import (
+    TrainSummary,
+    read_summary,
+    write_bundle,
+    write_course,
+)
+from bertray.train.search import Trial, TrialEpoch
 from bertray.train.steps import Step
 from bertray.train.tracking import Tracker, tracked
+from bertray.train.workers import (
+    best_checkpoint,
+    history_of,
+    plan_run,
+    plan_scaling,
+    result_of,
+    share_out,
+    steps_of,
+    train_on_workers,
+)
 
-__all__ = ["Epoch", "Event", "Start", "Step", "TrainSummary", "train"]
-
-MAX_FAILURES = 3  # times that a lost worker sends all of them back to the last epoch
-CPU_SHARE = 0.8  # of the cluster that workers reserve on CPU; the rest is for Ray's own tasks
+__all__ = ["Epoch", "Event", "Start", "Step", "TrainSummary", "Trial", "TrialEpoch", "train"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,8 @@ class Start:
         num_validation_rows: to validate on.
         max_copies: that augmentation adds to the rows to train on.
         labels: label names in label-id order.
-        num_epochs: to be done, all in all.
+        num_epochs: to be done, all in all; of each trial at most.
+        num_trials: of a search; 0 without one.
     """
 
     num_rows: int
@@ -68,9 +62,10 @@ class Start:
     max_copies: int
     labels: tuple[str, ...]
     num_epochs: int
+    num_trials: int
 
 
-Event = Start | Step | Epoch
+Event = Start | Step | Epoch | TrialEpoch | Trial
 
 
 def train(
@@ -105,13 +100,15 @@ def fine_tune(
             num_validation_rows=held,
             max_copies=job.max_copies,
             labels=job.labelled.labels,
-            num_epochs=config.training.num_epochs,
+            num_epochs=max(one.config.training.num_epochs for one in job.trainings),
+            num_trials=len(job.trials),
         )
     )
     folder.begin(config.output.path, job.lineage)
     start = time.perf_counter()
     resources = cluster.connect(dashboard=True)
-    scaling = plan_scaling(config.scaling, resources)
+    at_once, scaling, share = share_out(config.search, config.scaling, resources)
+    use_gpu = plan_scaling(scaling, share).use_gpu
     runs_models = job.teacher is not None or (
         job.augmenter is not None and job.augmenter.runs_models
     )
@@ -121,53 +118,31 @@ def fine_tune(
         base=job.base,
         augmenter=job.augmenter,
         num_cpus=resources.num_cpus,
-        teacher=job.teacher_on("cuda" if scaling.use_gpu else "cpu"),
-        num_gpus=1 if scaling.use_gpu and runs_models else 0,
+        teacher=job.teacher_on("cuda" if use_gpu else "cpu"),
+        num_gpus=1 if use_gpu and runs_models else 0,
     )
-    events = Queue(actor_options={"num_cpus": 0})
+    examples = ray.put((training, validation))
+    runs = [
+        plan_run(one, training=training, examples=examples, scaling=scaling, resources=share)
+        for one in job.trainings
+    ]
 
     def tell(event: Event) -> None:
         on_progress(event)
         if tracker is not None:
             tracker.update(event)
 
-    worker_job = WorkerJob(
-        base=job.base,
-        task=job.labelled.task,
-        scale=job.labelled.scale,
-        labels=job.labelled.labels,
-        metric=job.metric,
-        optim=config.optim,
-        training=config.training,
-        calibration=config.calibration.method,
-        loss=make_loss(
-            config.training,
-            task=job.labelled.task,
-            labels=job.labelled.labels,
-            targets=training.targets,
-            scale=job.labelled.scale,
-            distillation=config.distillation,
-        ),
-        pieces=job.labelled.pieces,
-        num_threads=config.scaling.num_threads,
-        max_workers=config.scaling.max_workers,
-        strategy=config.scaling.strategy,
-        examples=ray.put((training, validation)),
-        events=events,
-    )
-    trainer = TorchTrainer(
-        train_worker,  # type: ignore[arg-type]  # what it returns comes back in the result
-        train_loop_config={"job": worker_job},
-        scaling_config=scaling,
-        run_config=run_config(job),
-    )
-    try:
-        result = fit(trainer, events=events, on_progress=tell)
-    finally:
-        events.shutdown()
+    if job.trials:
+        from bertray.train.trials import run_trials  # Ray Tune takes a second
+
+        trials = run_trials(job, runs, at_once=at_once, on_progress=tell)
+        best = trials[0].number - 1
+        job, result = job.trials[best], result_of(runs[best].config)
+    else:
+        trials, result = [], train_on_workers(runs[0], on_progress=tell)
     checkpoint, at_best = best_checkpoint(result)
     summary = TrainSummary(
-        epochs=tuple(Epoch(**epoch) for epoch in (result.metrics or {})["history"]),
+        epochs=tuple(history_of(result)),
         best_epoch=len(at_best["history"]),
         labels=job.labelled.labels,
         num_rows=len(training),
@@ -176,6 +151,7 @@ def fine_tune(
         - (len(training) - sum(copies.values()) + len(validation)),
         seconds=time.perf_counter() - start,
         copies=copies,
+        trials=tuple(trials),
     )
     with checkpoint.as_directory() as weights, tempfile.TemporaryDirectory() as made:
         write_bundle(Path(made), weights=Path(weights), job=job, summary=summary)
@@ -185,99 +161,3 @@ def fine_tune(
             tracker.finish(Path(made), steps, summary)
         folder.publish(Path(made), config.output.path)
     return summary
-
-
-def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
-    """One GPU a worker where the cluster has enough, else shares of its CPUs.
-
-    Workers that would not fit side by side reserve less than a CPU each: slow, but it runs. Of
-    elastic ones that holds for the fewest there may be.
-
-    Raises:
-        ConfigError: GPUs are wanted, and the cluster has fewer than workers.
-    """
-    wanted = scaling.num_workers
-    fewest, share = (wanted, CPU_SHARE) if isinstance(wanted, int) else (wanted[0], 1.0)
-    enough = resources.num_gpus >= fewest
-    if scaling.use_gpu is True and not enough:
-        raise ConfigError(
-            f"scaling.use_gpu=true, scaling.num_workers={wanted}: the cluster has "
-            f"{resources.num_gpus:g} GPUs; set fewer workers, or scaling.use_gpu=auto"
-        )
-    cpus = min(float(scaling.num_threads or 1), share * resources.num_cpus / fewest)
-    return ScalingConfig(
-        num_workers=wanted,  # type: ignore[arg-type]  # v2's own
-        use_gpu=enough and scaling.use_gpu is not False,
-        resources_per_worker={"CPU": math.floor(cpus) if cpus > 1 else cpus},
-    )
-
-
-def run_config(job: Job) -> RunConfig:
-    """Checkpoints below the output folder: the best one and the latest."""
-    output = storage.absolute(job.config.output.path)
-    fs, path = storage.resolve(storage.join(output, folder.RUN))
-    remote = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
-    return RunConfig(
-        name=folder.run_name(job.lineage),
-        storage_path=path,
-        storage_filesystem=None if storage.is_local(output) else remote,
-        failure_config=FailureConfig(max_failures=MAX_FAILURES),
-        checkpoint_config=CheckpointConfig(
-            num_to_keep=1,
-            checkpoint_score_attribute=loop.SCORE,
-            checkpoint_score_order="max",
-        ),
-        logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # v2's own
-    )
-
-
-def fit(trainer: TorchTrainer, *, events: Queue, on_progress: Callable[[Event], None]) -> Result:
-    """Run the workers to the end, passing on what they say meanwhile.
-
-    Raises:
-        DataError: the loss came to be not finite.
-        BertrayError: the workers failed; of an error of ours that one.
-    """
-    outcome: Future[Result] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(trainer.fit())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    # Not in this thread: it hands on events, and a user's interrupt must reach it.
-    threading.Thread(target=work, daemon=True).start()
-    while not (outcome.done() and events.empty()):
-        try:
-            on_progress(events.get(timeout=0.5))
-        except Empty:
-            continue
-    try:
-        result = outcome.result()
-    except TrainingFailedError as error:
-        failures = list(getattr(error, "worker_failures", {}).values())
-        for failure in failures:
-            if isinstance(failure, BertrayError):
-                raise failure from error
-        said = str(failures[0] if failures else error).strip().splitlines()
-        raise BertrayError(
-            f"training failed {MAX_FAILURES + 1} times: {said[-1] if said else error}; "
-            "the same command goes on after the last epoch that was done"
-        ) from error
-    if stopped := result.return_value:  # type: ignore[attr-defined]  # v2's own
-        raise DataError(stopped)
-    return result
-
-
-def best_checkpoint(result: Result) -> tuple[Any, dict[str, Any]]:
-    """The checkpoint to keep, and what was reported with it."""
-    of_epochs = [pair for pair in result.best_checkpoints or () if loop.SCORE in pair[1]]
-    return max(of_epochs, key=lambda pair: float(pair[1][loop.SCORE]))
-
-
-def steps_of(result: Result) -> list[Step]:
-    """The optimizer steps of the whole training; the latest checkpoint knows them all."""
-    latest: Any = result.checkpoint
-    with latest.filesystem.open_input_stream(f"{latest.path}/{loop.STEPS}") as file:
-        return loop.read_steps(file.read().decode())

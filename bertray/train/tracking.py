@@ -83,6 +83,9 @@ class Tracker:
             with _patience(UPLOAD_S):
                 self._client.log_artifacts(self._run_id, str(made), BUNDLE)
                 self._client.set_tag(self._run_id, "bertray.bundle", digest_of(made))
+                if summary.trials:
+                    settings = json.dumps(summary.trials[0].settings)
+                    self._client.set_tag(self._run_id, "bertray.best_settings", settings)
 
     def end(self, status: str, *, error: BaseException | None = None) -> None:
         """Say how the training ended, and by which error."""
@@ -234,13 +237,17 @@ def _unfinished_run(client: "MlflowClient", experiment: str, tags: dict[str, str
 
 
 def _log_settings(client: "MlflowClient", run: "Run", config: TrainConfig) -> None:
-    """Log the resolved config; what a run that goes on has already cannot be changed."""
+    """Log the resolved config, of searched keys what they are searched in.
+
+    What a run that goes on has already cannot be changed.
+    """
     from mlflow.entities import Param
 
     values = config.model_dump(mode="json")
     params = []
     for key, _ in known_keys(TrainConfig):
         value: Any = reduce(getitem, key.split("."), values)
+        value = values["search"]["keys"].get(key, value)
         text = value if isinstance(value, str) else json.dumps(value)
         if key not in run.data.params:
             params.append(Param(key, text[:LONGEST_PARAM]))

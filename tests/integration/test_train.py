@@ -22,7 +22,8 @@ from bertray.model.bundle import open_bundle, read_manifest
 from bertray.model.engine import Engine
 from bertray.model.settings import resolve_settings
 from bertray.train.loop import Epoch
-from bertray.train.run import Event, Start, TrainSummary, train
+from bertray.train.run import Event, Start, TrainSummary, Trial, TrialEpoch, train
+from bertray.train.search import draw
 from bertray.train.steps import Step
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
@@ -168,12 +169,13 @@ def test_the_mlflow_run_holds_what_was_trained(
     assert names == {path.name for path in (root / "two").iterdir()}
 
 
+def no_cluster(**options: object) -> None:
+    raise AssertionError("a cluster was asked for")
+
+
 def test_the_same_command_again_does_no_work(
     root: Path, trained: tuple[TrainSummary, list[Event]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_cluster() -> None:
-        raise AssertionError("a cluster was asked for")
-
     monkeypatch.setattr("bertray.train.run.cluster.connect", no_cluster)
     digest = open_bundle(str(root / "two")).digest
     again = train(two_workers(root))
@@ -211,7 +213,7 @@ def test_a_lost_worker_resumes_and_one_worker_learns_what_two_do(
             resumed_at.write_text(Path(checkpoint.path).name)
         return loop.train_worker(settings)
 
-    monkeypatch.setattr("bertray.train.run.train_worker", dies_once)
+    monkeypatch.setattr("bertray.train.workers.train_worker", dies_once)
     words = ["training.per_device_batch_size=8", "training.checkpoint_steps=3"]
     words += ["training.metric=loss"]  # the less the better: no checkpoint without one may win
     one = train(config(root, str(tmp_path / "one"), *words))
@@ -238,7 +240,7 @@ def test_elastic_workers_take_the_same_steps_however_few_there_is_room_for(
         (tmp_path / f"{settings['job'].num_threads}-threads").write_text(str(num_workers))
         return loop.train_worker(settings)
 
-    monkeypatch.setattr("bertray.train.run.train_worker", counts_workers)
+    monkeypatch.setattr("bertray.train.workers.train_worker", counts_workers)
     losses = []
     # Of two elastic workers with two CPUs each one fits.
     for workers, threads, strategy in (("2", 1, "ddp"), ("2", 1, "fsdp2"), ("[1, 2]", 2, "fsdp2")):
@@ -312,3 +314,80 @@ def test_a_student_is_trained_from_a_bundle_and_says_whose_it_is(
     assert manifest is not None
     digest = open_bundle(str(root / "two")).digest
     assert manifest.lineage["distillation.teacher"] == json.dumps(digest)
+
+
+@pytest.fixture(scope="module")
+def search(root: Path) -> TrainConfig:
+    """One trial that learns, one that does not, and one that breaks."""
+    keys = "{optim.learning_rate: [3e-3, 1e-9, 1e+30]}"
+    words = ["training.num_epochs=2", "training.metric=loss", "search.reduction_factor=2"]
+    words += ["training.per_device_batch_size=4", f"data.validation={root / 'data'}"]
+    wanted = config(root, "searched", f"search.keys={keys}", "search.seed=35", *words)
+    assert [one.optim.learning_rate for one in draw(wanted)] == [3e-3, 1e-9, 1e30]
+    return wanted
+
+
+@pytest.fixture(scope="module")
+def searched(search: TrainConfig) -> tuple[TrainSummary, list[Event]]:
+    """Cut off when all trials have ended, and run again."""
+    events: list[Event] = []
+
+    def interrupted(*parts: object) -> None:
+        raise KeyboardInterrupt
+
+    def no_trial(*parts: object, **options: object) -> None:
+        raise AssertionError("a trial was run again")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bertray.train.run.folder.publish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(search, on_progress=events.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bertray.train.trials.tune_trials", no_trial)
+        return train(search), events
+
+
+def test_a_search_writes_the_best_trials_bundle_and_a_table_of_all(
+    search: TrainConfig, searched: tuple[TrainSummary, list[Event]]
+) -> None:
+    summary, _ = searched
+    best, weak, broken = summary.trials
+    assert [one.settings["optim.learning_rate"] for one in summary.trials] == [3e-3, 1e-9, 1e30]
+    assert [one.status for one in summary.trials] == ["done", "stopped", "failed"]
+    assert "optim.learning_rate" in (broken.reason or "")
+    assert (len(best.values), len(weak.values), len(broken.values)) == (2, 1, 0)
+    assert best.values == tuple(epoch.metrics["loss"] for epoch in summary.epochs)
+
+    bundle = Path(search.output.path)
+    lines = (bundle / "_trials.jsonl").read_text().splitlines()
+    assert [Trial.from_json(json.loads(line)) for line in lines] == list(summary.trials)
+    resolved = load_config(TrainConfig, bundle / "_config.yaml")
+    assert (resolved.optim.learning_rate, resolved.search.keys) == (3e-3, {})
+    manifest = read_manifest(str(bundle))
+    assert manifest is not None
+    assert manifest.metrics["loss"] == min(best.values)
+    assert manifest.lineage["optim.learning_rate"] == "0.003"
+    assert not (bundle / "_run").exists()
+
+
+def test_each_trial_is_told_of_as_it_goes_and_once_it_has_ended(
+    searched: tuple[TrainSummary, list[Event]],
+) -> None:
+    summary, events = searched
+    trials = sorted(summary.trials, key=lambda one: one.number)
+    assert [event for event in events if isinstance(event, Trial)] == trials
+    told = [event for event in events if isinstance(event, TrialEpoch)]
+    assert [(one.number, one.epoch.epoch) for one in told] == [(1, 1), (1, 2), (2, 1)]
+    assert isinstance(events[0], Start)
+    assert events[0].num_trials == 3
+
+
+def test_a_finished_search_does_no_work(
+    search: TrainConfig,
+    searched: tuple[TrainSummary, list[Event]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bertray.train.run.cluster.connect", no_cluster)
+    again = train(search)
+    assert not again.is_new
+    assert again.trials == searched[0].trials

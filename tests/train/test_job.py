@@ -55,9 +55,10 @@ def ready(config: TrainConfig) -> Job:
 
 
 def finish(config: TrainConfig, tmp_path: Path) -> Job:
-    """Put the bundle in place that a training would have made."""
+    """Put the bundle in place that a training would have made; of a search the last trial's."""
     job = ready(config)
     folder.begin(config.output.path, job.lineage)
+    job = [job, *job.trials][-1]
     model = load_base(job.base, labels=job.labelled.labels, seed=0)
     optimizer = make_optimizer(model, config.optim)
     weights, made = tmp_path / "weights", tmp_path / "made"
@@ -278,6 +279,38 @@ def test_a_family_that_cannot_compute_activations_again_is_refused(
     asked = changed(config, model={"base": str(base)}, training={"gradient_checkpointing": True})
     with pytest.raises(ConfigError, match=r"gradient_checkpointing=true: .* than mpnet"):
         prepare(asked)
+
+
+def test_a_search_is_found_again_by_its_own_settings_and_the_bundle_names_those_that_won(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    keys = {"optim.learning_rate": [1e-4, 2e-4], "model.head": ["linear"]}
+    search = changed(config, search={"keys": keys})
+    won = finish(search, tmp_path)
+    assert prepare(search) is None
+    assert prepare(changed(config, search={"keys": keys, "max_concurrent": 3})) is None
+    manifest = read_manifest(config.output.path)
+    assert manifest is not None
+    assert float(manifest.lineage["optim.learning_rate"]) == won.config.optim.learning_rate
+    assert (manifest.head, manifest.lineage["model.head"]) == ("linear", '"linear"')
+    resolved = load_config(TrainConfig, Path(config.output.path) / "_config.yaml")
+    assert resolved == won.config
+    assert not resolved.search.keys
+    for other, named in (
+        (changed(config, search={"keys": keys, "num_trials": 3}), "search: "),
+        (changed(config, search={"keys": {**keys, "model.head": ["family"]}}), r"model\.head: \["),
+        (changed(config, training={"num_epochs": 9}), "search: .* there, not known here"),
+    ):
+        with pytest.raises(OutputError, match=named):
+            prepare(other)
+
+
+def test_settings_of_a_trial_that_the_model_does_not_allow_are_refused(config: TrainConfig) -> None:
+    keys = {"training.freeze_layers": [1, 2, 3]}
+    with pytest.raises(ConfigError, match=r"training\.freeze_layers=3: the model has 2 layers"):
+        train(changed(config, search={"keys": keys}))  # no cluster is there to start on
+    with pytest.raises(ConfigError, match=r"search\.keys: output\.path cannot be searched"):
+        train(changed(config, search={"keys": {"output.path": ["a", "b"]}}))
 
 
 def test_what_becomes_of_long_texts_travels_in_the_bundle(

@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,7 @@ from bertray.errors import ConfigError, DataError
 from bertray.train import tracking
 from bertray.train.loop import Epoch
 from bertray.train.outcome import TrainSummary
+from bertray.train.search import Trial, TrialEpoch
 from bertray.train.steps import Step
 from bertray.train.tracking import tracked
 
@@ -119,6 +121,21 @@ def test_a_run_holds_the_settings_each_step_and_epoch_and_the_bundle(
     assert history(store, "best/accuracy") == {1: 0.75}
     logged = MlflowClient(store).list_artifacts(run.info.run_id, "bundle")
     assert {file.path for file in logged} == {f"bundle/{path.name}" for path in made.iterdir()}
+
+
+def test_a_search_is_one_run_that_tells_what_was_tried_and_what_won(
+    tmp_path: Path, store: str, made: Path
+) -> None:
+    config = config_of(tmp_path, store, "search.keys={optim.weight_decay: [0.0, 0.1]}")
+    best = Trial(1, {"optim.weight_decay": 0.1}, "done", "loss", (0.4,), {"loss": 0.4}, 1.0)
+    with tracked(config, LINEAGE) as tracker:
+        assert tracker is not None
+        tracker.update(TrialEpoch(1, EPOCHS[0]))
+        tracker.finish(made, STEPS, replace(SUMMARY, trials=(best,)))
+    (run,) = runs_of(store)
+    assert run.data.params["optim.weight_decay"] == "[0.0, 0.1]"
+    assert run.data.tags["bertray.best_settings"] == '{"optim.weight_decay": 0.1}'
+    assert history(store, "step/loss").keys() == {1, 2, 3, 4, 5, 6}
 
 
 def test_what_is_logged_meanwhile_can_be_seen_meanwhile(config: TrainConfig, store: str) -> None:

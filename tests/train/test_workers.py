@@ -9,12 +9,12 @@ import pytest
 from ray.train import Checkpoint, WorkerGroupError
 
 from bertray.cluster import Resources
-from bertray.config import Scaling
+from bertray.config import Scaling, Search
 from bertray.errors import BertrayError, ConfigError, DataError, ModelError
 from bertray.train import loop
-from bertray.train.loop import SCORE
-from bertray.train.run import best_checkpoint, fit, plan_scaling
+from bertray.train.loop import SCORE, Order, is_wanted
 from bertray.train.steps import NonFiniteLossError
+from bertray.train.workers import best_checkpoint, fit, plan_scaling, share_out
 
 
 class Trainer:
@@ -51,9 +51,19 @@ def test_a_loss_that_is_no_number_ends_the_run_without_another_try(
         raise NonFiniteLossError("step 3 of 9: the loss is nan")
 
     monkeypatch.setattr(loop, "_Worker", meets_nan)
-    said = loop.train_worker({"job": None})  # returned: what is raised, Ray tries again
+    # It is returned: what is raised, Ray tries again.
+    said = loop.train_worker({"job": None})
     with pytest.raises(DataError, match="step 3 of 9"):
         fit_with(SimpleNamespace(return_value=said))
+
+
+def test_only_an_order_for_the_epochs_done_or_to_stop_counts() -> None:
+    """Others are of an attempt that was cut off before it had read them."""
+    orders: Queue[Order] = Queue()
+    for order in (Order(1, is_wanted=True), Order(2, is_wanted=True), Order(0, is_wanted=False)):
+        orders.put(order)
+    assert is_wanted(orders, 2)
+    assert not is_wanted(orders, 3)
 
 
 def test_an_error_of_ours_comes_out_of_the_workers_as_it_was() -> None:
@@ -100,3 +110,36 @@ def test_gpus_that_are_not_there_are_an_error_and_may_be_declined() -> None:
         plan_scaling(Scaling(num_workers=2, use_gpu=True), Resources(8, 1, 1, 8))
     assert isinstance(caught.value, BertrayError)
     assert not plan_scaling(Scaling(use_gpu=False), Resources(8, 1, 1, 8)).use_gpu
+
+
+@pytest.mark.parametrize(
+    ("search", "scaling", "resources", "at_once", "threads"),
+    [
+        ({}, {}, Resources(2, 0, 1, 2), 1, 2),  # a laptop: one after the other
+        ({"max_concurrent": 2}, {}, Resources(2, 0, 1, 2), 2, 1),
+        ({}, {"num_workers": 2}, Resources(8, 0, 1, 8), 1, 4),
+        ({}, {}, Resources(64, 0, 4, 16), 4, 16),  # one a node
+        ({"num_trials": 3}, {}, Resources(64, 0, 4, 16), 3, 16),
+        ({}, {"num_threads": 4}, Resources(16, 0, 1, 16), 4, 4),
+        ({}, {"num_threads": 4, "num_workers": (1, 2)}, Resources(16, 0, 1, 16), 2, 4),
+        ({}, {"num_threads": 32}, Resources(16, 0, 1, 16), 1, 32),
+        ({}, {"num_workers": 2}, Resources(64, 8, 1, 64), 4, None),
+        ({"max_concurrent": 1}, {}, Resources(64, 8, 1, 64), 1, None),
+        ({"max_concurrent": 4}, {"use_gpu": False}, Resources(64, 8, 1, 64), 4, 16),
+    ],
+)
+def test_trials_side_by_side_fit_the_cluster(
+    search: dict[str, Any],
+    scaling: dict[str, Any],
+    resources: Resources,
+    at_once: int,
+    threads: int | None,
+) -> None:
+    keys = {"optim.weight_decay": [0.0, 0.1]}
+    count, share, rest = share_out(Search(keys=keys, **search), Scaling(**scaling), resources)
+    assert (count, share.num_threads) == (at_once, threads)
+    plan = plan_scaling(share, rest)
+    assert plan.use_gpu == (resources.num_gpus > 0 and scaling.get("use_gpu") is not False)
+    cpus = (plan.resources_per_worker or {})["CPU"]
+    fewest = share.num_workers if isinstance(share.num_workers, int) else share.num_workers[0]
+    assert count * fewest * cpus <= resources.num_cpus

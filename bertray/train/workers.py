@@ -1,0 +1,281 @@
+"""Ray Train's side of a training: which workers, where their checkpoints go, what came of them."""
+
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from queue import Empty
+from queue import Queue as LocalQueue
+from typing import Any, TypeVar
+
+import pyarrow.fs
+import ray
+from ray.train import (
+    CheckpointConfig,
+    FailureConfig,
+    LoggingConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Queue
+
+from bertray import storage
+from bertray.cluster import Resources
+from bertray.config import Scaling, Search
+from bertray.errors import BertrayError, ConfigError, DataError
+from bertray.train import lineage as folder
+from bertray.train import loop
+from bertray.train.examples import Examples
+from bertray.train.job import Job
+from bertray.train.loop import Epoch, WorkerJob, train_worker
+from bertray.train.loss import make_loss
+from bertray.train.steps import Step
+
+T = TypeVar("T")
+
+MAX_FAILURES = 3  # times that a lost worker sends all of them back to the last epoch
+CPU_SHARE = 0.8  # of the cluster that workers reserve on CPU; the rest is for Ray's own tasks
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training as Ray Train is told of it. Small, so that it crosses to a trial's process."""
+
+    worker_job: WorkerJob
+    scaling: ScalingConfig
+    config: RunConfig
+
+
+def share_out(
+    search: Search, scaling: Scaling, resources: Resources
+) -> tuple[int, Scaling, Resources]:
+    """How many trials train at once, and what each of them has of the workers' settings and CPUs.
+
+    On CPU their threads together are as many as there are cores, unless the settings say otherwise.
+    Without a search that is one training, which has all.
+    """
+    if not search.keys:
+        return 1, scaling, resources
+    wanted = scaling.num_workers
+    fewest, most = (wanted, wanted) if isinstance(wanted, int) else wanted
+    on_gpus = scaling.use_gpu is not False and resources.num_gpus >= fewest
+    if on_gpus:
+        room = resources.num_gpus
+    elif scaling.num_threads is not None:
+        room = resources.num_cpus / scaling.num_threads
+    else:
+        room = resources.num_nodes
+    count = min(search.max_concurrent or max(int(room // most), 1), search.num_trials)
+    share = replace(resources, num_cpus=resources.num_cpus / count)
+    if scaling.num_threads is None and not on_gpus:
+        threads = min(share.num_cpus / most, resources.largest_node_cpus)
+        scaling = scaling.model_copy(update={"num_threads": max(int(threads), 1)})
+    return count, scaling, share
+
+
+def plan_run(
+    job: Job,
+    *,
+    training: Examples,
+    examples: "ray.ObjectRef[tuple[Examples, Examples]]",
+    scaling: Scaling,
+    resources: Resources,
+) -> Run:
+    """Put together what the workers of a training get.
+
+    Args:
+        job: the training.
+        training: its rows.
+        examples: an object of them and of the rows for validation.
+        scaling: as the config has it, or less of it where others train beside.
+        resources: that it has to itself.
+    """
+    config, labelled = job.config, job.labelled
+    worker_job = WorkerJob(
+        base=job.base,
+        task=labelled.task,
+        scale=labelled.scale,
+        labels=labelled.labels,
+        metric=job.metric,
+        optim=config.optim,
+        training=config.training,
+        calibration=config.calibration.method,
+        loss=make_loss(
+            config.training,
+            task=labelled.task,
+            labels=labelled.labels,
+            targets=training.targets,
+            scale=labelled.scale,
+            distillation=config.distillation,
+        ),
+        pieces=labelled.pieces,
+        num_threads=scaling.num_threads,
+        max_workers=scaling.max_workers,
+        strategy=scaling.strategy,
+        examples=examples,
+    )
+    return Run(worker_job, plan_scaling(scaling, resources), run_config(job))
+
+
+def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
+    """One GPU a worker where the cluster has enough, else shares of its CPUs.
+
+    Workers that would not fit side by side reserve less than a CPU each: slow, but it runs. Of
+    elastic ones that holds for the fewest there may be.
+
+    Raises:
+        ConfigError: GPUs are wanted, and the cluster has fewer than workers.
+    """
+    wanted = scaling.num_workers
+    fewest, share = (wanted, CPU_SHARE) if isinstance(wanted, int) else (wanted[0], 1.0)
+    enough = resources.num_gpus >= fewest
+    if scaling.use_gpu is True and not enough:
+        raise ConfigError(
+            f"scaling.use_gpu=true, scaling.num_workers={wanted}: the cluster has "
+            f"{resources.num_gpus:g} GPUs; set fewer workers, or scaling.use_gpu=auto"
+        )
+    cpus = min(float(scaling.num_threads or 1), share * resources.num_cpus / fewest)
+    return ScalingConfig(
+        num_workers=wanted,  # type: ignore[arg-type]  # v2's own
+        use_gpu=enough and scaling.use_gpu is not False,
+        resources_per_worker={"CPU": math.floor(cpus) if cpus > 1 else cpus},
+    )
+
+
+def run_config(job: Job) -> RunConfig:
+    """Checkpoints below the output folder: the best one and the latest."""
+    output = storage.absolute(job.config.output.path)
+    fs, path = storage.resolve(storage.join(output, folder.RUN))
+    remote = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+    return RunConfig(
+        name=folder.run_name(job.lineage),
+        storage_path=path,
+        storage_filesystem=None if storage.is_local(output) else remote,
+        failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=1,
+            checkpoint_score_attribute=loop.SCORE,
+            checkpoint_score_order="max",
+        ),
+        logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]  # v2's own
+    )
+
+
+def train_on_workers(
+    run: Run, *, on_progress: Callable[[Step | Epoch], None], orders: Queue | None = None
+) -> Result:
+    """Start the workers and see them to the end, from the latest checkpoint if there is one.
+
+    Args:
+        run: the training.
+        on_progress: is told of each epoch, and of some steps.
+        orders: where an `Order` is waited for after each epoch but the last; None to do them all.
+
+    Raises:
+        DataError: the loss came to be not finite.
+        BertrayError: the workers failed; of an error of ours that one.
+    """
+    events = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        train_worker,  # type: ignore[arg-type]  # what it returns comes back in the result
+        train_loop_config={"job": run.worker_job, "events": events, "orders": orders},
+        scaling_config=run.scaling,
+        run_config=run.config,
+    )
+    try:
+        return fit(trainer, events=events, on_progress=on_progress)
+    finally:
+        events.shutdown()
+
+
+def fit(
+    trainer: TorchTrainer, *, events: Queue, on_progress: Callable[[Step | Epoch], None]
+) -> Result:
+    """Run the workers to the end, passing on what they say meanwhile. Raises as above."""
+    try:
+        result = in_background(trainer.fit, events=events, on_event=on_progress)
+    except TrainingFailedError as error:
+        failures = list(getattr(error, "worker_failures", {}).values())
+        for failure in failures:
+            if isinstance(failure, BertrayError):
+                raise failure from error
+        said = str(failures[0] if failures else error).strip().splitlines()
+        raise BertrayError(
+            f"training failed {MAX_FAILURES + 1} times: {said[-1] if said else error}; "
+            "the same command goes on after the last epoch that was done"
+        ) from error
+    if stopped := result.return_value:  # type: ignore[attr-defined]  # v2's own
+        raise DataError(stopped)
+    return result
+
+
+def in_background(
+    work: Callable[[], T], *, events: Queue | LocalQueue[Any], on_event: Callable[[Any], None]
+) -> T:
+    """Do some work in a thread of its own, and pass on here what comes of it meanwhile.
+
+    A user's interrupt, and what ``on_event`` raises, so end it in the thread that called.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    while not (outcome.done() and events.empty()):
+        try:
+            on_event(events.get(timeout=0.5))
+        except Empty:
+            continue
+    return outcome.result()
+
+
+def result_of(config: RunConfig) -> Result:
+    """What the workers of this name came to.
+
+    Raises:
+        RuntimeError: they have left nothing, says Ray.
+    """
+    path = f"{config.storage_path}/{config.name}"
+    return Result.from_path(path, storage_filesystem=config.storage_filesystem)
+
+
+def earlier_epochs(config: RunConfig) -> list[Epoch]:
+    """Those that an attempt of the same name has done before."""
+    try:
+        result = result_of(config)
+    except RuntimeError:
+        return []
+    return history_of(result) if result.metrics else []
+
+
+def history_of(result: Result) -> list[Epoch]:
+    """The epochs done, in order."""
+    return [Epoch(**epoch) for epoch in (result.metrics or {})["history"]]
+
+
+def best_checkpoint(result: Result) -> tuple[Any, dict[str, Any]]:
+    """The checkpoint to keep, and what was reported with it."""
+    of_epochs = [pair for pair in result.best_checkpoints or () if loop.SCORE in pair[1]]
+    return max(of_epochs, key=lambda pair: float(pair[1][loop.SCORE]))
+
+
+def steps_of(result: Result) -> list[Step]:
+    """The optimizer steps of the epochs done; the latest checkpoint knows them all."""
+    latest: Any = result.checkpoint
+    with latest.filesystem.open_input_stream(f"{latest.path}/{loop.STEPS}") as file:
+        steps = loop.read_steps(file.read().decode())
+    num_rows = sum(epoch.num_rows for epoch in history_of(result))
+    return [
+        step
+        for step, rows in zip(steps, accumulate(step.num_rows for step in steps), strict=True)
+        if rows <= num_rows
+    ]
