@@ -134,8 +134,8 @@ def trial_of(
     metric: str,
     ending: Literal["done", "stopped"] | BertrayError,
 ) -> Trial:
-    """What the epochs of a trial, in order, say of its settings."""
-    best = max(epochs, key=lambda epoch: score_of(epoch.metrics, metric), default=None)
+    """What the epochs of a trial, in order, say of it. Of equally good ones Ray keeps the last."""
+    best = max(reversed(epochs), key=lambda epoch: score_of(epoch.metrics, metric), default=None)
     return Trial(
         number=number,
         settings=settings_of(config, keys),

@@ -148,7 +148,9 @@ class _TrialProcess(tune.Trainable):
     them, Ray might not give back what they had reserved.
     """
 
-    def setup(self, config: dict[str, Any], *, runs: Sequence[Run]) -> None:  # type: ignore[override]  # as ray.tune.with_parameters has it
+    def setup(  # type: ignore[override]  # as `tune.with_parameters` has it
+        self, config: dict[str, Any], *, runs: Sequence[Run]
+    ) -> None:
         """Tune calls it first; nothing is trained yet."""
         self._run = runs[config[NUMBER] - 1]
         self._orders: ray.util.queue.Queue | None = None

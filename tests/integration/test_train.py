@@ -322,6 +322,7 @@ def search(root: Path) -> TrainConfig:
     keys = "{optim.learning_rate: [3e-3, 1e-9, 1e+30]}"
     words = ["training.num_epochs=2", "training.metric=loss", "search.reduction_factor=2"]
     words += ["training.per_device_batch_size=4", f"data.validation={root / 'data'}"]
+    words += ["scaling.num_threads=1", "search.max_concurrent=1"]
     wanted = config(root, "searched", f"search.keys={keys}", "search.seed=35", *words)
     assert [one.optim.learning_rate for one in draw(wanted)] == [3e-3, 1e-9, 1e30]
     return wanted
@@ -357,6 +358,7 @@ def test_a_search_writes_the_best_trials_bundle_and_a_table_of_all(
     assert "optim.learning_rate" in (broken.reason or "")
     assert (len(best.values), len(weak.values), len(broken.values)) == (2, 1, 0)
     assert best.values == tuple(epoch.metrics["loss"] for epoch in summary.epochs)
+    assert best.metrics == summary.metrics
 
     bundle = Path(search.output.path)
     lines = (bundle / "_trials.jsonl").read_text().splitlines()

@@ -111,6 +111,7 @@ def test_a_trial_is_worth_its_best_epoch() -> None:
     one = trial(1, 0.3, 0.9, 0.4)
     assert one.metrics == {"macro_f1": 0.9, "other": 2}
     assert (one.values, one.seconds) == ((0.3, 0.9, 0.4), 6.0)
+    assert trial(1, 0.9, 0.9, 0.4).metrics["other"] == 2  # the one that Ray keeps
     assert trial(1, 3.0, 1.0, 2.0, metric="rmse").metrics["rmse"] == 1.0
 
 
