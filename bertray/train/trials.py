@@ -77,8 +77,9 @@ def run_trials(
     def on_event(event: tuple[int, Epoch | Ending]) -> None:
         number, said = event
         if isinstance(said, Epoch):
-            epochs[number][said.epoch] = said
-            on_progress(TrialEpoch(number, said))
+            if said.epoch not in epochs[number]:  # with its end, a trial tells its last one again
+                epochs[number][said.epoch] = said
+                on_progress(TrialEpoch(number, said))
             return
         trial = trial_of(
             number,

@@ -4,9 +4,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from bertray.config import Search
-from bertray.train.search import Trial
-from bertray.train.trials import make_scheduler, read_trials, write_trial
+import pytest
+
+from bertray.config import Search, TrainConfig, load_config
+from bertray.errors import BertrayError, UserError
+from bertray.train.loop import Epoch
+from bertray.train.search import Trial, TrialEpoch, draw
+from bertray.train.trials import make_scheduler, read_trials, run_trials, write_trial
 
 
 def trial(number: int, *values: float) -> Trial:
@@ -40,3 +44,60 @@ def test_after_its_last_epoch_no_trial_is_stopped() -> None:
     for epoch, score in ((1, -0.1), (2, -0.9)):
         told = {"epoch": epoch, "score": score}
         assert scheduler.on_trial_result(None, fallen, told) == "CONTINUE"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Any:
+    """A search of two trials, of three epochs each."""
+    words = ["model.base=b", "data.train=t", f"output.path={tmp_path}", "training.num_epochs=3"]
+    config = load_config(
+        TrainConfig, None, [*words, "search.keys={optim.weight_decay: [0.0, 0.1]}"]
+    )
+    trials = [SimpleNamespace(config=one) for one in draw(config)]
+    return SimpleNamespace(config=config, lineage={"data": "d"}, metric="loss", trials=trials)
+
+
+def run(job: Any, monkeypatch: pytest.MonkeyPatch, *events: Any) -> tuple[list[Trial], list[Any]]:
+    """What comes of a search in which Tune tells all that; and what is told meanwhile."""
+    told: list[Any] = []
+    runs: Any = [SimpleNamespace(worker_job=SimpleNamespace(training=job.config.training))] * 2
+
+    def tune_trials(numbers: list[int], *_: Any, on_event: Any, **__: Any) -> None:
+        for event in events:
+            if event[0] in numbers:
+                on_event(event)
+
+    monkeypatch.setattr("bertray.train.trials.tune_trials", tune_trials)
+    return run_trials(job, runs, at_once=1, on_progress=told.append), told
+
+
+def epoch(number: int, loss: float) -> Epoch:
+    return Epoch(number, 0.5, {"loss": loss}, 10, 100, 2.0)
+
+
+def test_each_epoch_and_each_trial_is_told_of_once(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [(1, epoch(1, 0.5)), (1, epoch(2, 0.6)), (1, epoch(2, 0.6)), (1, "done")]
+    trials, told = run(job, monkeypatch, *events, (2, epoch(1, 0.9)), (2, "stopped"))
+    assert [one.values for one in trials] == [(0.5, 0.6), (0.9,)]
+    assert [one.epoch.epoch for one in told if isinstance(one, TrialEpoch)] == [1, 2, 1]
+    assert [one for one in told if isinstance(one, Trial)] == trials
+
+
+def test_of_trials_that_failed_those_the_cluster_lost_are_tried_again(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost, broken = BertrayError("no memory"), UserError("the loss is nan")
+    with pytest.raises(BertrayError, match="all 2 trials failed, the first so: no memory"):
+        run(job, monkeypatch, (1, lost), (2, broken))
+    trials, _ = run(job, monkeypatch, (1, epoch(1, 0.5)), (1, "done"), (2, epoch(1, 0.1)))
+    assert [(one.number, one.status) for one in trials] == [(1, "done"), (2, "failed")]
+
+
+def test_where_all_settings_are_bad_the_user_hears_of_the_first(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for events in ([(1, UserError("nan")), (2, UserError("inf"))], []):  # and once more
+        with pytest.raises(UserError, match="all 2 trials failed, the first so: nan"):
+            run(job, monkeypatch, *events)
