@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import multiprocessing.synchronize
 import os
 import tempfile
 import threading
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fault_proxy import FaultProxy
+from writers import meet, put_at_once
 
 from bertray import storage
 from bertray.errors import StorageError
@@ -256,27 +256,14 @@ def test_credentials_in_a_path_are_refused_and_not_repeated() -> None:
         assert "hush" not in str(caught.value)
 
 
-_start: "multiprocessing.synchronize.Barrier"
-
-
-def _meet(barrier: "multiprocessing.synchronize.Barrier") -> None:
-    global _start  # noqa: PLW0603
-    _start = barrier
-
-
-def _put_at_once(uri: str, number: int, version: str | None) -> bool:
-    _start.wait()
-    return storage.put_bytes(uri, str(number).encode() * 1000, replaces=version)
-
-
 def test_of_processes_at_once_one_wins_whole(tmp_path: Path) -> None:
     uri, count = str(tmp_path / "file"), 4
     context = multiprocessing.get_context("spawn")
-    with context.Pool(count, _meet, (context.Barrier(count),)) as pool:
+    with context.Pool(count, meet, (context.Barrier(count),)) as pool:
         version = None
         for _ in range(5):
             tasks = [(uri, number, version) for number in range(count)]
-            wins = pool.starmap(_put_at_once, tasks, chunksize=1)
+            wins = pool.starmap(put_at_once, tasks, chunksize=1)
             assert sum(wins) == 1
             assert storage.get_bytes(uri) == str(wins.index(True)).encode() * 1000
             storage.put_bytes(uri, b"next round", overwrite=True)
