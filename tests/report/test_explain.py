@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import MANIFEST, MODELS
 from transformers import (
     AlbertConfig,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     AutoTokenizer,
     BertConfig,
     DebertaV2Config,
@@ -23,7 +22,7 @@ from transformers import (
 
 from bertray import cli
 from bertray.errors import ConfigError, DataError
-from bertray.model.bundle import Bundle, Manifest, load_model, load_tokenizer, open_bundle
+from bertray.model.bundle import Bundle, load_model, load_tokenizer, open_bundle
 from bertray.report.explain import MOST_STEPS, TOLERANCE, Explainer
 from bertray.schema import Scale
 
@@ -61,27 +60,13 @@ def make(tmp_path_factory: pytest.TempPathFactory, classifier_folder: Path) -> M
         config = copy.deepcopy(FAMILIES[family])
         config.num_labels = len(values.get("labels", "abc"))
         torch.manual_seed(0)
-        kinds: dict[str, Any] = {
-            "family": AutoModelForSequenceClassification,
-            "linear": AutoModelForTokenClassification,
-        }
-        kinds[head].from_config(config).save_pretrained(folder)
+        MODELS[head].from_config(config).save_pretrained(folder)
         AutoTokenizer.from_pretrained(classifier_folder).save_pretrained(folder)
         if getattr(config, "type_vocab_size", 0) < 2:
             path = folder / "tokenizer_config.json"
             names = {"model_input_names": ["input_ids", "attention_mask"]}
             path.write_text(json.dumps(json.loads(path.read_text()) | names))
-        manifest = Manifest(
-            labels=["a", "b", "c"],
-            task="single_label",
-            max_length=64,
-            base="",
-            metrics={},
-            lineage={},
-            versions={},
-            created="",
-            head=head,  # type: ignore[arg-type]
-        )
+        manifest = replace(MANIFEST, head=head)
         (folder / "bertray.json").write_text(json.dumps(asdict(manifest)))
         return replace(open_bundle(str(folder)), **values)
 
