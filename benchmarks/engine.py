@@ -1,14 +1,14 @@
-"""The engine against Hugging Face on one CPU machine, without Ray, side by side in one run.
+"""The engine against Hugging Face on one machine, without Ray, side by side in one run.
 
-    python benchmarks/engine.py --short rotten.csv --long imdb.csv [--model FOLDER] \
-        [--short-rows 2048] [--long-rows 128] [--repeats 3] [--threads 2]
+    python benchmarks/engine.py --short rotten.csv --long imdb.csv --model FOLDER \
+        [--short-rows 2048] [--long-rows 128] [--repeats 3] [--threads 2] [--device cuda]
 
 A file of texts is a CSV with a column ``text``, or ``FILE:COLUMN=VALUE`` for some of its rows. The
 peer is plain transformers as most people speed it up: rows sorted by length, batches of 32, padded;
 `CrossEncoder.predict` of sentence-transformers does the same (`pip install bertray[bench]`). Every
 side starts from texts and ends with probabilities; of several repeats, which take turns, the median
 counts. ``--model`` is a sequence-classification folder; an encoder without a head gets a random
-one, whose labels say little: judge int8 by a fine-tuned model.
+one, whose labels say little: judge int8 and bfloat16 by a fine-tuned model.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, load_model, open_bundle
 from bertray.model.engine import Engine
 from bertray.model.settings import resolve_settings
@@ -52,18 +53,20 @@ def main() -> None:
     parser.add_argument("--tokenized-rows", type=int, default=8_192)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
-    names = ("torch", "transformers", "tokenizers", "onnxruntime", "nanotoken", "gigatoken")
-    print(f"{processor()}, {options.threads} threads; ", end="")
+    names = ("torch", "transformers", "tokenizers", "onnxruntime", "nanotoken")
+    card = f"{torch.cuda.get_device_name()}, " if options.device == "cuda" else ""
+    print(f"{card}{processor()}, {options.threads} threads; ", end="")
     print(", ".join(f"{name} {version(name)}" for name in names))
     texts = {"short": read_texts(options.short), "long": read_texts(options.long)}
     num_rows = {"short": options.short_rows, "long": options.long_rows}
     with tempfile.TemporaryDirectory() as scratch:
         bundle = open_bundle(str(with_head(options.model, Path(scratch) / "model")))
-        sides = load_sides(bundle, num_threads=options.threads)
+        sides = load_sides(bundle, device=options.device, num_threads=options.threads)
         print("\n| texts | side | rows/s | ratio | same labels | largest difference |")
         print("|---|---|---|---|---|---|")
         for name, column in texts.items():
@@ -72,16 +75,22 @@ def main() -> None:
         compare_tokenizers(bundle, texts, repeats=options.repeats)
 
 
-def load_sides(bundle: Bundle, *, num_threads: int) -> dict[str, Callable[[pa.Array], np.ndarray]]:
+def load_sides(
+    bundle: Bundle, *, device: Device, num_threads: int
+) -> dict[str, Callable[[pa.Array], np.ndarray]]:
     """What is compared: texts to probabilities."""
-    tokenizer, model = AutoTokenizer.from_pretrained(bundle.folder), load_model(bundle)
+    tokenizer, model = AutoTokenizer.from_pretrained(bundle.folder), load_model(bundle).to(device)
     sides = {"Hugging Face, sorted, 32": lambda texts: hugging_face(tokenizer, model, texts)}
-    if find_spec("sentence_transformers"):
-        sides["sentence-transformers CrossEncoder"] = cross_encoder(bundle)
     ours = {"torch": "float32", "onnx": "float32", "onnx int8": "int8"}
+    if device == "cuda":
+        lower = load_model(bundle).to(device, dtype=torch.bfloat16)
+        sides["the same, bfloat16"] = lambda texts: hugging_face(tokenizer, lower, texts)
+        ours = {"torch": "float32", "torch bfloat16": "bfloat16"}
+    if find_spec("sentence_transformers"):
+        sides["sentence-transformers CrossEncoder"] = cross_encoder(bundle, device=device)
     for name, dtype in ours.items():
         settings = resolve_settings(
-            bundle, device="cpu", max_length=LONGEST, backend=name.split()[0], dtype=dtype
+            bundle, device=device, max_length=LONGEST, backend=name.split()[0], dtype=dtype
         )
         engine = Engine(bundle, settings, num_threads=num_threads)
         engine.predict(["warm up"])
@@ -89,11 +98,11 @@ def load_sides(bundle: Bundle, *, num_threads: int) -> dict[str, Callable[[pa.Ar
     return sides
 
 
-def cross_encoder(bundle: Bundle) -> Callable[[pa.Array], np.ndarray]:
+def cross_encoder(bundle: Bundle, *, device: Device) -> Callable[[pa.Array], np.ndarray]:
     """As its documentation shows it, which is for pairs alone: the second texts are empty."""
     from sentence_transformers import CrossEncoder
 
-    model = CrossEncoder(str(bundle.folder), max_length=LONGEST, device="cpu")
+    model = CrossEncoder(str(bundle.folder), max_length=LONGEST, device=device)
     return lambda texts: model.predict(
         [(text, "") for text in texts.to_pylist()],
         batch_size=ROWS_PER_BATCH,
@@ -115,8 +124,9 @@ def hugging_face(
         rows = order[start : start + ROWS_PER_BATCH]
         batch = {name: [values[row] for row in rows] for name, values in encoding.items()}
         with torch.inference_mode():
-            logits = model(**tokenizer.pad(batch, return_tensors="pt")).logits
-        probabilities[rows] = logits.softmax(dim=-1).numpy()
+            inputs = tokenizer.pad(batch, return_tensors="pt").to(model.device)
+            logits = model(**inputs).logits.float()
+        probabilities[rows] = logits.softmax(dim=-1).cpu().numpy()
     return probabilities
 
 

@@ -1,28 +1,28 @@
 """`bertray score` through Ray against its engine alone, over many splits; and whether memory grows.
 
-    python benchmarks/sustained.py [--rows 50000] [--splits 200] [--repeats 3]
+    python benchmarks/sustained.py [--rows 50000] [--splits 200] [--repeats 3] [--model minilm]
 
-Short texts, each once, and MiniLM-L6 with a random head, as in `end_to_end.py`. The engine alone
-takes the same splits in this process, on all cores, its model loaded before. Seconds of the other
-side are wall clock from the plan to the last file, the actors' start included. Memory is what a
-process has for itself alone (anonymous pages), by quarter of the run.
+Short texts, each once, and the models of `end_to_end.py`. The engine alone takes the same splits in
+this process, on all cores or one GPU, its model loaded before; on a GPU two threads call it, as in
+an actor. Seconds of the other side are wall clock from the plan to the last file, the actors' start
+included. Memory is what a process has for itself alone (anonymous pages), by quarter of the run.
 """
 
 import argparse
-import platform
 import shutil
 import statistics
 import tempfile
 import threading
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
 import transformers
-from end_to_end import make_model, ours, read_texts, write_shards
+from end_to_end import MODELS, at_least, machine, make_model, ours, read_texts, write_shards
 
 from bertray import cluster
 from bertray.model.bundle import open_bundle
@@ -41,31 +41,33 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--model", choices=MODELS, default="minilm")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    num_cpus = int(cluster.connect().num_cpus)
+    resources = cluster.connect()
+    num_cpus, device = int(resources.num_cpus), "cuda" if resources.num_gpus else "cpu"
     torch.set_num_threads(num_cpus)
-    print(f"{platform.processor() or platform.machine()}, {num_cpus} CPUs; ", end="")
+    print(f"{machine(resources)}; ", end="")
     print(", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "onnxruntime")))
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        model = make_model(root / "model")
-        texts, _ = read_texts()
-        assert len(texts) >= options.rows, f"there are but {len(texts)} texts"
-        texts = texts[: options.rows]
+        model = make_model(root / "model", shape=options.model)
+        texts = at_least(read_texts()[0], options.rows)
         source = write_shards(root / "in", texts, num_shards=options.splits)
         bundle = open_bundle(str(model))
-        engine = Engine(bundle, resolve_settings(bundle, device="cpu"), num_threads=num_cpus)
+        engine = Engine(bundle, resolve_settings(bundle, device=device), num_threads=num_cpus)
         rates = defaultdict(list)
         for _ in range(options.repeats):
             start = time.perf_counter()
-            for shard in sorted(source.iterdir()):
-                engine.predict(pq.read_table(shard)["text"])
+            with ThreadPoolExecutor(2 if device == "cuda" else 1) as pool:
+                shards = (pq.read_table(shard)["text"] for shard in sorted(source.iterdir()))
+                done = sum(len(found) for found in pool.map(engine.predict, shards))
+            assert done == len(texts)
             rates["engine alone"].append(len(texts) / (time.perf_counter() - start))
             start = time.perf_counter()
             with Memory() as memory:
-                ours(model, source, root / "out", "auto")
+                summary = ours(model, source, root / "out", "auto")
             rates["through Ray"].append(len(texts) / (time.perf_counter() - start))
             assert pq.read_table(root / "out").num_rows == len(texts)
             shutil.rmtree(root / "out")
@@ -75,6 +77,11 @@ def main() -> None:
         for side, found in rates.items():
             rate, each = statistics.median(found), ", ".join(f"{one:.1f}" for one in found)
             print(f"| {side} | {rate:.1f} | {rate / alone:.2f} | {each} |")
+        print()
+        for name, said in summary.stages().items():
+            print(f"{name}: {said}")
+        print(f"seconds: {summary.seconds:.1f}, of which the actors computed", end=" ")
+        print(f"{summary.stats['compute_s']:.1f}")
         memory.show()
 
 

@@ -90,7 +90,8 @@ def classified(
             override_num_blocks=len(splits),
             compute=_helpers(pool),
         )
-    scored: Dataset = blocks.map_batches(
+    # For GPUs `map_batches` wants a number of rows; an engine makes its own batches of a split.
+    scored: Dataset = blocks.map_batches_internal(
         Classifier,
         fn_constructor_args=(settings,),
         batch_size=None,

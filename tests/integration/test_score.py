@@ -1,6 +1,7 @@
 """The scoring job on a real, small Ray cluster."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scoring import command, driver
 
 from bertray.config import ScoreConfig, load_config
 from bertray.schema import ABSTAINED, EMPTY_TEXT, NULL_TEXT, OK, scored_column_names
@@ -126,6 +128,29 @@ def test_an_actor_with_two_splits_in_hand_writes_the_same_bytes(
     assert len(shards) == 3
     for shard in shards:
         assert (tmp_path / "out" / shard).read_bytes() == (finished / "out" / shard).read_bytes()
+
+
+ON_A_GPU = (
+    "import ray; from dataclasses import replace; from bertray.score import run; "
+    "ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False); "
+    "plan = run.plan_pool; "
+    "run.plan_pool = lambda *args, **options: replace(plan(*args, **options), device='cpu')"
+)
+
+
+def test_actors_that_hold_a_gpu_write_the_same_bytes(
+    finished: Path, tmp_path: Path, classifier_folder: Path
+) -> None:
+    """Ray has other rules for them. The GPU is one in Ray's books alone: CPUs do its work."""
+    words = command(classifier_folder, finished / "in", tmp_path / "out")
+    run = driver(words, dict(os.environ), before=ON_A_GPU)
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    shards = [path.relative_to(finished / "out") for path in (finished / "out").rglob("*.parquet")]
+    for shard in shards:
+        assert (tmp_path / "out" / shard).read_bytes() == (finished / "out" / shard).read_bytes()
+    pool = json.loads((tmp_path / "out" / "_run.json").read_text())["pool"]
+    assert (pool["num_gpus"], pool["calls_per_actor"]) == (1, 2)
 
 
 def test_a_second_run_scores_nothing(finished: Path, classifier_folder: Path) -> None:

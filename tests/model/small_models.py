@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     AlbertConfig,
@@ -25,6 +26,7 @@ from transformers import (
 from bertray.model.bundle import Manifest
 from bertray.model.heads import Head
 
+WORDS = "good bad film plot the a is was very not great awful story actor".split()
 COMMON = {
     "vocab_size": 120,
     "hidden_size": 32,
@@ -125,3 +127,9 @@ def save_classifier(folder: Path, family: str, *, tokenizer: Path) -> None:
     if head == "linear":
         manifest = replace(MANIFEST, head=head)
         (folder / "bertray.json").write_text(json.dumps(asdict(manifest)))
+
+
+def random_texts(count: int, *, seed: int = 0, longest: int = 40) -> list[str]:
+    """Words in no order, all of them in the vocabulary of the tests."""
+    chance = np.random.default_rng(seed)
+    return [" ".join(chance.choice(WORDS, chance.integers(1, longest))) for _ in range(count)]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import WORDS, random_texts
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from bertray.errors import ConfigError, ModelError
@@ -21,7 +22,6 @@ from bertray.model.engine import Engine, EngineStats, read_logits, verify_int8
 from bertray.model.settings import resolve_settings
 from bertray.schema import EMPTY_TEXT, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Scale
 
-WORDS = "good bad film plot the a is was very not great awful story actor".split()
 text_st = st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(" ".join)
 BACKENDS = ["torch", "onnx"]
 
@@ -50,11 +50,6 @@ def hugging_face(bundle, texts, pairs=None):
         with torch.inference_mode():
             rows.append(model(**inputs).logits.softmax(-1)[0].numpy())
     return np.array(rows)
-
-
-def random_texts(count, *, seed=0, longest=40):
-    chance = np.random.default_rng(seed)
-    return [" ".join(chance.choice(WORDS, chance.integers(1, longest))) for _ in range(count)]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

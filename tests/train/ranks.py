@@ -28,6 +28,7 @@ from bertray.train.plan import plan_epoch
 from bertray.train.precision import Precision
 from bertray.train.steps import NonFiniteLossError, Step, predict, train_steps
 
+CPU = torch.device("cpu")
 LABELS = ("no", "yes")
 GLOBAL_BATCH = 6
 NUM_ROWS = 43  # 7 full batches and one of a single row, so a second rank has none
@@ -48,19 +49,20 @@ class Trainer:
         world_size: int = 1,
         strategy: Strategy = "ddp",
         checkpoint: Path | None = None,
+        device: torch.device = CPU,
     ) -> None:
         self.rank, self.world_size, self.examples = rank, world_size, examples
         self.loss: Loss = CROSS_ENTROPY
         self.accumulation_steps = 1
         self.aggregate: Aggregate = "mean"
-        self.precision = Precision("auto", torch.device("cpu"))
+        self.precision = Precision("auto", device)
         self.bare: Any = (
             load_checkpoint(checkpoint, base)
             if checkpoint
             else load_base(base, labels=LABELS, seed=5)
-        )
+        ).to(device)
         if world_size > 1 and strategy == "fsdp2":
-            shard(self.bare, torch.device("cpu"))
+            shard(self.bare, device)
         self.wrap()
         self.num_steps = EPOCHS * -(-len(examples) // GLOBAL_BATCH)
         self.start(Optim(learning_rate=1e-3))
