@@ -35,7 +35,7 @@ from bertray import cluster
 from bertray.cluster import Resources
 from bertray.config import ScoreConfig, load_config
 from bertray.score.run import score
-from bertray.score.summary import Summary
+from bertray.score.summary import Progress, Summary
 
 MODELS = ("minilm", "bert-base")
 SHARDS = 8
@@ -125,10 +125,18 @@ def recipe(model: Path, source: Path, out: Path, resources: Resources) -> None:
     ).write_parquet(str(out))
 
 
-def ours(model: Path, source: Path, out: Path, dtype: str) -> Summary:
+def ours(
+    model: Path,
+    source: Path,
+    out: Path,
+    dtype: str,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Summary:
     """The same by bertray."""
     words = [f"model.path={model}", f"input.path={source}", f"output.path={out}"]
-    return score(load_config(ScoreConfig, None, [*words, f"model.dtype={dtype}"]))
+    config = load_config(ScoreConfig, None, [*words, f"model.dtype={dtype}"])
+    return score(config, on_progress=on_progress)
 
 
 def machine(resources: Resources) -> str:

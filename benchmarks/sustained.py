@@ -5,7 +5,8 @@
 Short texts, each once, and the models of `end_to_end.py`. The engine alone takes the same splits in
 this process, on all cores or one GPU, its model loaded before; on a GPU two threads call it, as in
 an actor. Seconds of the other side are wall clock from the plan to the last file, the actors' start
-included. Memory is what a process has for itself alone (anonymous pages), by quarter of the run.
+included; and once more without it, from when a tenth of the files is written. Memory is what a
+process has for itself alone (anonymous pages), by quarter of the run.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from bertray import cluster
 from bertray.model.bundle import open_bundle
 from bertray.model.engine import Engine
 from bertray.model.settings import resolve_settings
+from bertray.score.summary import Progress
 
 SAMPLE_S = 0.5
 QUARTERS = 4
@@ -67,8 +69,10 @@ def main() -> None:
             rates["engine alone"].append(len(texts) / (time.perf_counter() - start))
             start = time.perf_counter()
             with Memory() as memory:
-                summary = ours(model, source, root / "out", "auto")
+                marks = Marks()
+                summary = ours(model, source, root / "out", "auto", on_progress=marks)
             rates["through Ray"].append(len(texts) / (time.perf_counter() - start))
+            rates["through Ray, after a tenth"].append(marks.rate())
             assert pq.read_table(root / "out").num_rows == len(texts)
             shutil.rmtree(root / "out")
         print(f"\n{len(texts):,} rows in {options.splits} splits\n")
@@ -83,6 +87,18 @@ def main() -> None:
         print(f"seconds: {summary.seconds:.1f}, of which the actors computed", end=" ")
         print(f"{summary.stats['compute_s']:.1f}")
         memory.show()
+
+
+class Marks(list[tuple[float, int]]):
+    """When how many rows were done."""
+
+    def __call__(self, progress: Progress) -> None:
+        self.append((time.perf_counter(), progress.num_rows_done))
+
+    def rate(self) -> float:
+        """Rows/s once the actors have started."""
+        (begun, first), (ended, last) = self[len(self) // 10], self[-1]
+        return (last - first) / (ended - begun)
 
 
 class Memory:

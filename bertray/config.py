@@ -534,7 +534,9 @@ class Pool(Section):
         "auto", description="GPUs an actor; a fraction shares one. `auto`: 1 if there is a GPU."
     )
     num_threads: Count | None = Field(
-        None, description="torch threads an actor on CPU. Default: 1."
+        None,
+        description="torch threads an actor on CPU; beside a GPU, threads that tokenize for it. "
+        "Default: 1; beside a GPU its share of the CPUs, less four.",
     )
 
     @property

@@ -4,6 +4,9 @@
 """
 
 import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Literal, cast
 
 import numpy as np
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bertray.model.bundle import Bundle, load_model
-from bertray.model.layer import Tokens, attend_varlen
+from bertray.model.operations import Operations, Tokens, attend_varlen, fused_operations
 from bertray.model.packed import PackedModel, agree, check_rows, pack
 from bertray.text.ragged import Encoded, padded_inputs
 
@@ -20,6 +23,7 @@ logger = logging.getLogger(__name__)
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 
+LONG = 150  # tokens: rows that other kernels serve than short ones
 # Two ways to compute attention in two-byte floats may differ by so much of the largest logit.
 LOW_PRECISION_TOLERANCE = 0.05
 
@@ -43,10 +47,9 @@ class TorchBackend:
         if packed is None:
             self._plain = model.to(self.device, dtype=number_type)  # type: ignore[arg-type]
         else:
-            rows = check_rows(model)
             packed = packed.lower(number_type).to(self.device)
-            if device == "cuda" and dtype != "float32" and packed.takes_varlen:
-                _use_varlen(packed, rows)
+            if device == "cuda" and dtype != "float32":
+                _use_fused(packed, [check_rows(model), check_rows(model, longest=LONG)])
         self._packed = packed
 
     @property
@@ -74,19 +77,32 @@ class TorchBackend:
             return cast(Tensor, self._plain(**batch).logits.float())
 
 
-def _use_varlen(packed: PackedModel, encoded: Encoded) -> None:
-    """Let the model take the one-kernel attention, if this torch and this card have it right."""
-    rows, device = np.arange(len(encoded)), torch.device("cuda")
+def _use_fused(packed: PackedModel, checks: list[Encoded]) -> None:
+    """Let the model take the fastest operations that this torch and this card have right."""
+    device = torch.device("cuda")
+
+    def run() -> Tensor:
+        batches = ((rows, np.arange(len(rows))) for rows in checks)
+        return torch.cat([packed.run(*batch, device=device) for batch in batches])
+
+    slow = packed.operations
     with torch.inference_mode():
-        wanted = packed.run(encoded, rows, device=device)
-        slow = packed.attend
-        packed.attend = attend_varlen
-        try:
-            found = packed.run(encoded, rows, device=device)
-        except (ImportError, RuntimeError, TypeError, ValueError) as error:
-            logger.warning("no variable-length attention here (%s); the slower one is used", error)
-            packed.attend = slow
-            return
-    if not agree(found, wanted, tolerance=LOW_PRECISION_TOLERANCE):
-        logger.warning("variable-length attention gives other numbers here; the slower one is used")
-        packed.attend = slow
+        wanted = run()
+        for name, operations in _faster(slow, has_bias=packed.has_bias):
+            try:
+                packed.operations = operations()
+                found = run()
+            except Exception as error:  # any: what a compiler lacks here is not ours to list
+                logger.warning("no %s here (%s)", name, error)
+                continue
+            if agree(found, wanted, tolerance=LOW_PRECISION_TOLERANCE):
+                return
+            logger.warning("the %s gives other numbers here, and is not used", name)
+    packed.operations = slow
+
+
+def _faster(slow: Operations, *, has_bias: bool) -> Iterator[tuple[str, Callable[[], Operations]]]:
+    """What to try, and what to call it, the fastest first."""
+    yield "fused forward pass", partial(fused_operations, has_bias=has_bias)
+    if not has_bias:
+        yield "variable-length attention", partial(replace, slow, attend=attend_varlen)

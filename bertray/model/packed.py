@@ -10,6 +10,7 @@ A model is taken only if its numbers are the same both ways (`pack`).
 """
 
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +21,7 @@ from transformers import PretrainedConfig
 
 from bertray.model.bundle import num_positions
 from bertray.model.families import FAMILIES, OFFSET_POSITIONS, ONNX_FAMILIES, reach
-from bertray.model.layer import Attention, Tokens, attend_by_length
+from bertray.model.operations import Operations, Tokens, attend_by_length
 from bertray.text.ragged import Encoded, offsets_of, padded_inputs, positions_of, take
 
 if TYPE_CHECKING:
@@ -49,24 +50,25 @@ class PackedModel(nn.Module):
         self.layers = nn.ModuleList(parts.layers)
         self.bias = parts.bias
         self.padding_idx = padding_index(model.config)
-        self.attend: Attention = attend_by_length
+        self.operations = Operations()
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Logits, float32 of shape (B, C)."""
-        attend = self.attend
+        operations = self.operations
         if self.bias is not None:
             attend = partial(attend_by_length, bias=self.bias(tokens.longest))
+            operations = replace(operations, attend=attend)
         x_TH = self.embeddings(tokens)
         for layer in self.layers[:-1]:
-            x_TH = layer(x_TH, tokens, attend)
+            x_TH = layer(x_TH, tokens, operations)
         last: Any = self.layers[-1]
-        x_BH = last.pooled(x_TH, tokens, attend)
+        x_BH = last.pooled(x_TH, tokens, operations)
         return cast(Tensor, self.head(x_BH.float()))
 
     @property
-    def takes_varlen(self) -> bool:
-        """Whether `attend_varlen` can serve it: the kernel adds no bias to the scores."""
-        return self.bias is None
+    def has_bias(self) -> bool:
+        """Whether its attention adds something to the scores, which no fused kernel does."""
+        return self.bias is not None
 
     def run(self, encoded: Encoded, rows: np.ndarray, *, device: torch.device) -> Tensor:
         """Logits of some rows, float32 of shape (B, C), on ``device``, where the weights are."""
@@ -158,10 +160,17 @@ def plain_logits(
         return cast(Tensor, model(**tensors).logits.float())
 
 
-def check_rows(model: "PreTrainedModel") -> Encoded:
-    """Rows to check a forward pass on: of uneven lengths, all kinds of ids, always the same."""
+def check_rows(model: "PreTrainedModel", *, longest: int = 0) -> Encoded:
+    """Rows to check a forward pass on: of uneven lengths, all kinds of ids, always the same.
+
+    Args:
+        model: tells how long rows may be, and which ids there are.
+        longest: of one row at least, as far as the model takes it.
+    """
     config = model.config
     lengths = np.array(CHECKED_LENGTHS)
+    if longest:
+        lengths = np.append(lengths, longest)
     if far := reach(config):
         lengths = np.append(lengths, far + lengths[-1])
     lengths = np.minimum(lengths, num_positions(config) or lengths.max())

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig
 
-SIZE = 1024  # of the square matrices: large enough for the full rate, small enough for any device
+# Of the square matrices: large enough for the full rate, small enough for any device of the class.
+SIZES = {"cpu": 1024, "cuda": 8192}
 SECONDS = 0.1
 TRIES = 3
 
@@ -40,14 +41,15 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
     The best of some tries of a tenth of a second: what the device can do, not what it did just now.
     """
-    one = torch.randn(SIZE, SIZE, device=device).to(dtype)
+    size = SIZES[device.type]
+    one = torch.randn(size, size, device=device).to(dtype)
     best = 0.0
     for _ in range(TRIES):
         count, start = 0, _now(device)
         while (seconds := _now(device) - start) < SECONDS:
             one @ one
             count += 1
-        best = max(best, count * 2.0 * SIZE**3 / seconds)
+        best = max(best, count * 2.0 * size**3 / seconds)
     return best
 
 

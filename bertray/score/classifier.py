@@ -37,7 +37,7 @@ class ClassifierSettings:
         model_digest: of the model the driver saw.
         engine: how to run it.
         reading: which columns hold the texts, which are passed through.
-        num_threads: torch threads on CPU.
+        num_threads: torch threads on CPU, or those that tokenize for a GPU.
         attempts: bounds how often a split, or loading the model, may kill the actor.
         abstain_below: the least probability of a label that is given; None for any.
     """
@@ -86,8 +86,8 @@ class Classifier:
             ) from error
 
     def _load(self, settings: ClassifierSettings) -> None:
-        if settings.engine.device == "cpu":
-            torch.set_num_threads(settings.num_threads)
+        torch.set_num_threads(settings.num_threads)
+        os.environ["RAYON_NUM_THREADS"] = str(settings.num_threads)  # of the tokenizers
         bundle = open_bundle(settings.model)
         if bundle.digest != settings.model_digest:
             raise ModelError(

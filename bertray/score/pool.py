@@ -33,7 +33,7 @@ class PoolPlan:
         max_actors: nor grows above.
         num_gpus: reserved by each actor; 0 on CPU.
         num_cpus: likewise.
-        num_threads: torch threads of each actor on CPU.
+        num_threads: torch threads of each actor on CPU; beside a GPU, threads that tokenize for it.
         max_helpers: processes that read, at most; as many write. It begins with one of each.
         calls_per_actor: splits that an actor has in hand at once.
         splits_per_actor: that it has in hand or waiting.
@@ -73,6 +73,9 @@ def plan_pool(pool: Pool, cluster: Resources, *, num_splits: int) -> PoolPlan:
             )
         fitting = int(cluster.num_gpus / gpus_each)
         cpus_each = CPU_PER_THREAD
+        if pool.num_threads is None and fitting:
+            # Reserved they are not: they work for moments, and Ray's other processes wait little.
+            threads = max(int(cluster.num_cpus / fitting) - 2 * HELPERS_PER_GPU_ACTOR, 1)
     else:
         node_cpus = cluster.largest_node_cpus
         if threads > max(node_cpus, 1) and pool.max_actors is None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_models import PACKED, random_texts
+from small_models import random_texts
 
 from bertray.model.engine import Engine, EngineStats
-from bertray.model.layer import attend_varlen
+from bertray.model.operations import attend_by_length, attend_fused
 from bertray.model.settings import resolve_settings
 from bertray.schema import OK
 
@@ -19,29 +19,30 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
 ]
+kernels = pytest.importorskip("bertray.model.kernels", exc_type=ImportError)
 
 # Of a probability; the models are random, and their logits larger than a trained one's.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.06, "float16": 0.01}
-WITH_BIAS = [family for family in PACKED if family.startswith("mpnet")]
 
 
 def make_engine(bundle, device="cuda", **wanted):
     return Engine(bundle, resolve_settings(bundle, device=device, **wanted), num_threads=1)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-def test_probabilities_are_those_of_the_cpu(make_bundle, family, dtype):
+def test_probabilities_are_those_of_the_cpu(make_bundle, family, caplog):
     bundle, texts, pairs = make_bundle(family), random_texts(40), random_texts(40, seed=1)
     wanted = make_engine(bundle, "cpu", backend="torch").predict(texts, pairs).probabilities
-    found = make_engine(bundle, dtype=dtype).predict(texts, pairs).probabilities
-    np.testing.assert_allclose(found, wanted, atol=TOLERANCES[dtype], rtol=0)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_every_family_without_a_bias_takes_the_one_kernel(make_bundle, packed_family, dtype):
-    backend = make_engine(make_bundle(packed_family), dtype=dtype)._backend
-    assert not backend.pads
-    assert (backend._packed.attend is attend_varlen) == (packed_family not in WITH_BIAS)
+    for dtype, tolerance in TOLERANCES.items():
+        engine = make_engine(bundle, dtype=dtype)
+        found = engine.predict(texts, pairs).probabilities
+        np.testing.assert_allclose(found, wanted, atol=tolerance, rtol=0)
+        packed = engine._backend._packed
+        if packed is not None and dtype != "float32":
+            attend = attend_by_length if packed.has_bias else attend_fused
+            assert packed.operations.attend is attend
+            assert packed.operations.add_norm is kernels.add_norm
+    said = [record.message for record in caplog.records if record.name.startswith("bertray")]
+    assert not said, "something fell back to what is slower"
 
 
 def test_the_same_rows_give_the_same_bits(make_bundle):

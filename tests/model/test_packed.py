@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, ModernBertConfig, MPNetConfig
 
-from bertray.model import layer, packed
+from bertray.model import packed
 from bertray.model.bundle import load_model
+from bertray.model.operations import Operations, attend_varlen
 from bertray.model.packed import check_rows, pack, plain_logits, position_ids
 from bertray.text.ragged import Encoded, offsets_of
 
@@ -140,12 +141,12 @@ def test_varlen_attention_gets_what_the_reference_gets(make_bundle, monkeypatch,
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
     model = load_model(make_bundle(family))
     forward = pack(model)
-    assert forward.takes_varlen
+    assert not forward.has_bias
     encoded = check_rows(model)
     rows = np.arange(len(encoded))
     with torch.inference_mode():
         wanted = forward.run(encoded, rows, device=CPU)
-        forward.attend = layer.attend_varlen
+        forward.operations = Operations(attend=attend_varlen)
         found = forward.run(encoded, rows, device=CPU)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
     assert windows == ({(-1, -1)} if family == "bert" else {(-1, -1), (4, 4)})
@@ -156,8 +157,8 @@ def test_a_model_with_a_bias_never_takes_the_kernel_that_has_none(make_bundle, m
     monkeypatch.setattr(varlen, "varlen_attn", lambda *_, **__: pytest.fail("called"))
     model = load_model(make_bundle("mpnet"))
     forward = pack(model)
-    assert not forward.takes_varlen
-    forward.attend = layer.attend_varlen
+    assert forward.has_bias
+    forward.operations = Operations(attend=attend_varlen)
     encoded = check_rows(model)
     rows = np.arange(len(encoded))
     with torch.inference_mode():

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -61,6 +63,16 @@ def test_a_gpu_actor_has_a_split_to_tokenize_while_it_computes_another() -> None
     plan = planned(pool(), num_cpus=64, num_gpus=8, num_splits=1000)
     assert plan.calls_per_actor == 2
     assert planned(pool(), num_cpus=64, num_gpus=0, num_splits=1000).calls_per_actor == 1
+
+
+def test_the_cpus_beside_a_gpu_tokenize_for_it() -> None:
+    def threads(num_cpus: int, **wanted: Any) -> int:
+        return planned(pool(**wanted), num_cpus=num_cpus, num_gpus=8, num_splits=1000).num_threads
+
+    assert threads(128) == 12  # 16 a GPU, of which four read and write
+    assert threads(8) == 1
+    assert threads(128, num_gpus=0.5) == 4
+    assert threads(128, num_threads=3) == 3
 
 
 def test_a_fraction_of_a_gpu_shares_it() -> None:
