@@ -59,6 +59,7 @@ def main() -> None:
         source = write_shards(root / "in", texts, num_shards=options.splits)
         bundle = open_bundle(str(model))
         engine = Engine(bundle, resolve_settings(bundle, device=device), num_threads=num_cpus)
+        engine.predict(texts[: len(texts) // options.splits])  # compiles its kernels
         rates = defaultdict(list)
         for _ in range(options.repeats):
             start = time.perf_counter()
