@@ -86,6 +86,18 @@ def connect(*, dashboard: bool = False) -> Resources:
     )
 
 
+def own_node() -> dict[str, float]:
+    """Resources of the node that this worker runs on, by name."""
+    here = ray.get_runtime_context().get_node_id()
+    return next((node["Resources"] for node in _live_nodes() if node["NodeID"] == here), {})
+
+
+def own_gpus() -> float:
+    """GPUs, or the share of one, that this worker was given."""
+    given = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+    return float(given.get("GPU", 0.0))
+
+
 def _check_address(address: str) -> None:
     """Find out in seconds what Ray tries for ten minutes."""
     host, _, port = address.rpartition(":")

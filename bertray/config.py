@@ -460,7 +460,7 @@ class InferenceModel(Section):
     max_batch_tokens: Count | None = Field(
         None,
         description="Tokens in one forward pass, padding included. Default: 512 on CPU, "
-        "32768 on GPU; never measured, so that a rerun gives the same bytes.",
+        "65536 on GPU; never measured, so that a rerun gives the same bytes.",
     )
 
 
@@ -536,7 +536,7 @@ class Pool(Section):
     num_threads: Count | None = Field(
         None,
         description="torch threads an actor on CPU; beside a GPU, threads that tokenize for it. "
-        "Default: 1; beside a GPU its share of the CPUs, less four.",
+        "Default: 1; beside a GPU its share of the node's CPUs, less four.",
     )
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import torch
 
+from bertray import cluster
 from bertray.errors import ModelError
 from bertray.model.bundle import open_bundle
 from bertray.model.engine import Engine, EngineStats
@@ -16,6 +17,7 @@ from bertray.model.settings import EngineSettings
 from bertray.schema import append_predictions
 from bertray.score.ledger import Attempts, TooManyDeathsError
 from bertray.score.plan import Split, one_line
+from bertray.score.pool import tokenizing_threads
 from bertray.score.source import (
     BLOCK_NOTES,
     Reading,
@@ -37,7 +39,8 @@ class ClassifierSettings:
         model_digest: of the model the driver saw.
         engine: how to run it.
         reading: which columns hold the texts, which are passed through.
-        num_threads: torch threads on CPU, or those that tokenize for a GPU.
+        num_threads: torch threads on CPU, or those that tokenize for a GPU; there None for an
+            actor's share of its node.
         attempts: bounds how often a split, or loading the model, may kill the actor.
         abstain_below: the least probability of a label that is given; None for any.
     """
@@ -46,7 +49,7 @@ class ClassifierSettings:
     model_digest: str
     engine: EngineSettings
     reading: Reading
-    num_threads: int
+    num_threads: int | None
     attempts: Attempts
     abstain_below: float | None = None
 
@@ -86,8 +89,11 @@ class Classifier:
             ) from error
 
     def _load(self, settings: ClassifierSettings) -> None:
-        torch.set_num_threads(settings.num_threads)
-        os.environ["RAYON_NUM_THREADS"] = str(settings.num_threads)  # of the tokenizers
+        num_threads = settings.num_threads or tokenizing_threads(
+            cluster.own_node(), num_gpus=cluster.own_gpus()
+        )
+        torch.set_num_threads(num_threads)
+        os.environ["RAYON_NUM_THREADS"] = str(num_threads)  # of the tokenizers
         bundle = open_bundle(settings.model)
         if bundle.digest != settings.model_digest:
             raise ModelError(
@@ -95,7 +101,7 @@ class Classifier:
                 f"{settings.model_digest[:12]} on the driver; put the model where all nodes see it"
             )
         self._bundle = bundle
-        self._engine = Engine(bundle, settings.engine, num_threads=settings.num_threads)
+        self._engine = Engine(bundle, settings.engine, num_threads=num_threads)
         # int8 is held against float32, and ONNX Runtime against torch, which it may well beat.
         dtype = "float32" if settings.engine.dtype == "int8" else settings.engine.dtype
         device = torch.device(settings.engine.device)

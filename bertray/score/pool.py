@@ -1,6 +1,7 @@
 """How many actors, each with which share of a node."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bertray.cluster import Resources
@@ -33,7 +34,8 @@ class PoolPlan:
         max_actors: nor grows above.
         num_gpus: reserved by each actor; 0 on CPU.
         num_cpus: likewise.
-        num_threads: torch threads of each actor on CPU; beside a GPU, threads that tokenize for it.
+        num_threads: torch threads of each actor on CPU; beside a GPU, threads that tokenize for it,
+            None for `tokenizing_threads`, which an actor finds where it is.
         max_helpers: processes that read, at most; as many write. It begins with one of each.
         calls_per_actor: splits that an actor has in hand at once.
         splits_per_actor: that it has in hand or waiting.
@@ -45,7 +47,7 @@ class PoolPlan:
     max_actors: int
     num_gpus: float
     num_cpus: float
-    num_threads: int
+    num_threads: int | None
     max_helpers: int
     calls_per_actor: int
     splits_per_actor: int
@@ -73,9 +75,6 @@ def plan_pool(pool: Pool, cluster: Resources, *, num_splits: int) -> PoolPlan:
             )
         fitting = int(cluster.num_gpus / gpus_each)
         cpus_each = CPU_PER_THREAD
-        if pool.num_threads is None and fitting:
-            # Reserved they are not: they work for moments, and Ray's other processes wait little.
-            threads = max(int(cluster.num_cpus / fitting) - 2 * HELPERS_PER_GPU_ACTOR, 1)
     else:
         node_cpus = cluster.largest_node_cpus
         if threads > max(node_cpus, 1) and pool.max_actors is None:
@@ -100,12 +99,25 @@ def plan_pool(pool: Pool, cluster: Resources, *, num_splits: int) -> PoolPlan:
         max_actors=most,
         num_gpus=gpus_each,
         num_cpus=cpus_each,
-        num_threads=threads,
+        num_threads=pool.num_threads if gpus_each else threads,
         max_helpers=max(helpers, 1),
         calls_per_actor=calls,
         splits_per_actor=max(2 * calls, _in_flight(num_splits, most)),
         splits_per_helper=_in_flight(num_splits, max(helpers, 1)),
     )
+
+
+def tokenizing_threads(node: Mapping[str, float], *, num_gpus: float) -> int:
+    """An actor's share of its node's CPUs, less those of the processes that read and write for it.
+
+    They are not reserved: they work for moments, and Ray's other processes wait little for them.
+
+    Args:
+        node: its resources, as Ray counts them.
+        num_gpus: of the actor.
+    """
+    share = node.get("CPU", 1.0) * num_gpus / max(node.get("GPU", 0.0), num_gpus)
+    return max(int(share) - 2 * HELPERS_PER_GPU_ACTOR, 1)
 
 
 def _in_flight(num_splits: int, num_actors: int) -> int:

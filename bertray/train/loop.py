@@ -20,6 +20,7 @@ from ray.util.queue import Queue
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
+from bertray import cluster
 from bertray.config import CalibrationMethod, Optim, Training
 from bertray.model.bundle import quiet
 from bertray.schema import Scale, Task
@@ -435,7 +436,4 @@ def _announced(steps: Iterator[Step], events: Queue) -> Iterator[Step]:
 
 def _threads_each(num_workers: int) -> int:
     """The node's cores, as Ray counts them, shared out among its workers."""
-    here = ray.get_runtime_context().get_node_id()
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    cpus = next(node["Resources"].get("CPU", 1) for node in nodes if node["NodeID"] == here)
-    return max(int(cpus) // num_workers, 1)
+    return max(int(cluster.own_node().get("CPU", 1)) // num_workers, 1)

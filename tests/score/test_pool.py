@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -7,7 +5,13 @@ from hypothesis import strategies as st
 from bertray.cluster import Resources
 from bertray.config import Pool
 from bertray.errors import ConfigError
-from bertray.score.pool import CPU_PER_THREAD, HELPER_CPUS, PoolPlan, plan_pool
+from bertray.score.pool import (
+    CPU_PER_THREAD,
+    HELPER_CPUS,
+    PoolPlan,
+    plan_pool,
+    tokenizing_threads,
+)
 
 
 def pool(**settings: object) -> Pool:
@@ -66,13 +70,13 @@ def test_a_gpu_actor_has_a_split_to_tokenize_while_it_computes_another() -> None
 
 
 def test_the_cpus_beside_a_gpu_tokenize_for_it() -> None:
-    def threads(num_cpus: int, **wanted: Any) -> int:
-        return planned(pool(**wanted), num_cpus=num_cpus, num_gpus=8, num_splits=1000).num_threads
-
-    assert threads(128) == 12  # 16 a GPU, of which four read and write
-    assert threads(8) == 1
-    assert threads(128, num_gpus=0.5) == 4
-    assert threads(128, num_threads=3) == 3
+    assert planned(pool(), num_cpus=64, num_gpus=8, num_splits=9).num_threads is None
+    assert planned(pool(num_threads=3), num_cpus=64, num_gpus=8, num_splits=9).num_threads == 3
+    node = {"CPU": 128.0, "GPU": 8.0}
+    assert tokenizing_threads(node, num_gpus=1) == 12  # 16 a GPU, of which four read and write
+    assert tokenizing_threads(node, num_gpus=0.5) == 4
+    assert tokenizing_threads({"CPU": 8.0, "GPU": 8.0}, num_gpus=1) == 1
+    assert tokenizing_threads({}, num_gpus=1) == 1
 
 
 def test_a_fraction_of_a_gpu_shares_it() -> None:
