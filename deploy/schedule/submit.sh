@@ -13,4 +13,5 @@ export RAY_AUTH_MODE=token
 night="bertray-$(date -u +%Y%m%d-%H%M%S)"
 
 ray job submit --submission-id "$night" --working-dir . -- python "${JOB:-jobs/nightly.py}" "$@"
-ray job status --log-style record "$night" | grep -q succeeded
+status="$(ray job status --log-style record "$night" 2>&1)"
+[[ "$status" == *succeeded* ]] || { echo "$status" >&2; exit 1; }
