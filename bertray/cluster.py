@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,6 +25,8 @@ ANSWER_S = 10.0
 NODE_PATIENCE_S = 180.0  # for another node to come for a lost one when nothing else goes on
 HANG_S = 6 * 3600.0  # no single split takes that long
 NODE_POLL_S = 5.0
+HEAD_POLL_S = 2.0
+HEAD_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def connect(*, dashboard: bool = False) -> Resources:
             raise ClusterError(
                 f"RAY_ADDRESS={address}: no cluster to be reached: {reason}"
             ) from error
+        address = ray.get_runtime_context().gcs_address
+        threading.Thread(target=_watch_head, args=(address,), daemon=True).start()
     if not debug:
         # Set up anew by `import ray.data`; its plans and bars are for debugging Ray.
         for name in ("ray.data", "ray.train"):
@@ -84,6 +89,25 @@ def connect(*, dashboard: bool = False) -> Resources:
         num_nodes=len(nodes),
         largest_node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
     )
+
+
+def _watch_head(address: str) -> None:
+    """Say what to do when the head is gone: Ray ends the process within a minute, and does not."""
+    host, _, port = address.rpartition(":")
+    answered = time.monotonic()
+    while ray.is_initialized():
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+            answered = time.monotonic()
+        except OSError:
+            if time.monotonic() - answered >= HEAD_PATIENCE_S:
+                logger.error(
+                    "the cluster's head at %s does not answer: Ray will end this job. What is done "
+                    "is safe; run the same command again once there is a head",
+                    address,
+                )
+                return
+        time.sleep(HEAD_POLL_S)
 
 
 def own_node() -> dict[str, float]:

@@ -1,6 +1,8 @@
 """What the driver knows of its cluster. Lost nodes for real: `tests/integration/test_nodes.py`."""
 
 import socket
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -99,3 +101,36 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(monkeypatch: pytest.Mon
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(ClusterError, match=f"RAY_ADDRESS={address}: no Ray cluster answers"):
         cluster.connect()
+
+
+@pytest.fixture
+def head(monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+    """What stands for a head that Ray is connected to."""
+    monkeypatch.setattr(cluster, "HEAD_POLL_S", 0.01)
+    monkeypatch.setattr(cluster, "HEAD_PATIENCE_S", 0.05)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def test_a_head_that_is_gone_is_told_of_with_what_to_do(
+    head: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = "{}:{}".format(*head.getsockname())
+    watching = threading.Thread(target=cluster._watch_head, args=(address,))
+    watching.start()
+    time.sleep(0.2)
+    assert not caplog.records
+    head.close()
+    watching.join(timeout=10)
+    (said,) = caplog.messages
+    assert address in said
+    assert "run the same command again" in said
+
+
+def test_nobody_misses_the_head_of_a_cluster_that_was_left(
+    head: socket.socket, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    head.close()
+    cluster._watch_head("127.0.0.1:1")
+    assert not caplog.records

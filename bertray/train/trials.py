@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import ray
-import ray.util.queue
+import ray.util
 from ray import tune
 from ray.train import Result
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -33,7 +33,14 @@ from bertray.train.loop import SCORE, Epoch, Order
 from bertray.train.measure import score_of
 from bertray.train.search import Trial, TrialEpoch, ranked, trial_of
 from bertray.train.steps import Step
-from bertray.train.workers import Run, earlier_epochs, history_of, in_background, train_on_workers
+from bertray.train.workers import (
+    Run,
+    earlier_epochs,
+    history_of,
+    in_background,
+    queue_here,
+    train_on_workers,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +181,7 @@ class _TrialProcess(tune.Trainable):
         for epoch in earlier_epochs(self._run.config):
             if epoch.epoch < num_epochs:
                 yield _report_of(epoch, metric)
-        self._orders = ray.util.queue.Queue(actor_options={"num_cpus": 0})
+        self._orders = queue_here()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
         while isinstance(heard := self._heard.get(), Epoch):

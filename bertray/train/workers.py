@@ -23,6 +23,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bertray import storage
 from bertray.cluster import Resources
@@ -180,7 +181,7 @@ def train_on_workers(
         DataError: the loss came to be not finite.
         BertrayError: the workers failed; of an error of ours that one.
     """
-    events = Queue(actor_options={"num_cpus": 0})
+    events = queue_here()
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]  # what it returns comes back in the result
         train_loop_config={"job": run.worker_job, "events": events, "orders": orders},
@@ -191,6 +192,13 @@ def train_on_workers(
         return fit(trainer, events=events, on_progress=on_progress)
     finally:
         events.shutdown()
+
+
+def queue_here() -> Queue:
+    """A queue on this process's node; one on a worker's would be lost with that."""
+    here = ray.get_runtime_context().get_node_id()
+    place = NodeAffinitySchedulingStrategy(here, soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": place})
 
 
 def fit(

@@ -86,6 +86,10 @@ class Network:
         """Pull a host's plug."""
         _ip("-netns", self.switch, "link", "set", host.plug, "down")
 
+    def lose(self, host: Host) -> None:
+        """Let all that runs on a host end at once."""
+        os.kill(host.pid, signal.SIGKILL)
+
     def mend(self, host: Host) -> None:
         """Put it back."""
         _ip("-netns", self.switch, "link", "set", host.plug, "up")
@@ -139,7 +143,14 @@ def _host(index: int, *, folder: Path, switch: str) -> Iterator[Host]:
         _ip("-netns", name, "route", "add", "default", "dev", "eth0")
         log = stack.enter_context((home / "sshd.log").open("wb"))
         first = subprocess.Popen(
-            [*f"ip netns exec {name} {UNSHARE} bash -euc".split(), BOOT, "boot", str(home), name],
+            [
+                *f"ip netns exec {name} {UNSHARE} bash -euc".split(),
+                BOOT,
+                "boot",
+                str(home),
+                name,
+                address,
+            ],
             stdout=log,
             stderr=log,
         )
@@ -164,6 +175,8 @@ mkdir -p /tmp/ray /run/sshd
 mount -t tmpfs none /tmp/ray
 sed "s|^root:.*|root:x:0:0:root:$1:/bin/bash|" /etc/passwd > "$1/passwd"
 mount --bind "$1/passwd" /etc/passwd
+printf '127.0.0.1 localhost\\n%s %s\\n' "$3" "$2" > "$1/hosts"
+mount --bind "$1/hosts" /etc/hosts
 exec /usr/sbin/sshd -D -e -f "$1/sshd_config"
 """
 
