@@ -42,7 +42,7 @@ PARENT, ADDED_BY, AT, BY, WHY = (
 LONGEST_TAG = 5_000  # characters that every server takes
 _NAME = r"""[^/:@#%'"]+"""
 _REFERENCE = re.compile(rf"{SCHEME}({_NAME})(?:@({_NAME})|/(\d+))")
-_LOCATION = re.compile(rf"(.+)#{SCHEME}({_NAME})/(\d+)")
+_LOCATION = re.compile(rf"(.+)#{SCHEME}({_NAME})/(\d+)(?:@([0-9a-f]+))?")  # the digest, if known
 
 
 def is_root(root: str) -> bool:
@@ -160,6 +160,8 @@ def promote(root: str, version: Version, *, why: str) -> Promotion:
 def fetch(location: str, *, key: str) -> Path:
     """The files of a version in the local cache, by their digest if it is known.
 
+    What is there already needs neither MLflow nor its store.
+
     Raises:
         ConfigError: MLflow is not installed.
         ModelError: they are not those that were registered.
@@ -167,26 +169,26 @@ def fetch(location: str, *, key: str) -> Path:
     """
     match = _LOCATION.fullmatch(location)
     assert match is not None
-    root, name, number = match.groups()
+    root, name, number, digest = match.groups()
+    kept = cache_folder() / "fetched"
+    if digest is not None and (kept / digest).is_dir():
+        return kept / digest
     with _asking(root, key="model.store") as client:
         found = client.get_model_version(name, number)
-        digest = _digest_of(client, found)
+        said = f"{key}={SCHEME}{name}/{number}"
         identity = f"{location} {found.creation_timestamp} {found.source}"
-        target = (
-            cache_folder() / "fetched" / (digest or hashlib.sha256(identity.encode()).hexdigest())
-        )
+        target = kept / (digest or hashlib.sha256(identity.encode()).hexdigest())
         if target.is_dir():
             return target
         with filling(target) as folder:
             _download(client.get_model_version_download_uri(name, number), folder, root)
             if not (folder / "config.json").is_file():
-                raise ModelError(
-                    f"{key}={location}: no config.json in there, so it is no model folder"
-                )
+                raise ModelError(f"{said}: no config.json in there, so it is no model folder")
             if digest is not None and digest_of(folder) != digest:
                 raise ModelError(
-                    f"{key}={location}: holds other files (digest {digest_of(folder)[:12]}) than "
-                    f"were registered (digest {digest[:12]}); restore them, or name another version"
+                    f"{said}: {found.source} holds other files (digest {digest_of(folder)[:12]}) "
+                    f"than were registered (digest {digest[:12]}); restore them, or name another "
+                    "version"
                 )
     return target
 
@@ -237,16 +239,17 @@ def _version(root: str, client: "MlflowClient", found: "ModelVersion") -> Versio
     if root.startswith(SQLITE):
         root = f"{SQLITE}{Path(root.removeprefix(SQLITE)).absolute()}"
     reference = f"{SCHEME}{found.name}/{found.version}"
+    digest = _digest_of(client, found)
     parent = found.tags.get(PARENT)
     added = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
     return Version(
         name=found.name,
         number=int(found.version),
-        digest=_digest_of(client, found),
+        digest=digest,
         parent=None if parent is None else int(parent),
         added=added.isoformat(timespec="seconds"),
         added_by=found.tags.get(ADDED_BY, found.user_id or ""),
-        location=f"{root}#{reference}",
+        location=f"{root}#{reference}{'' if digest is None else f'@{digest}'}",
         reference=reference,
     )
 
