@@ -1,6 +1,6 @@
 """What calibration makes of a model that was trained to be too sure of itself; CPU, no Ray.
 
-    python benchmarks/calibration.py [--rows 400] [--epochs 8] [--calibration-rows 500]
+    python benchmarks/calibration.py [--rows 400] [--epochs 8] [--calibration-rows 500] [--seed 0]
 
 MiniLM is fine-tuned on few rows of Rotten Tomatoes for many epochs; other rows calibrate it, and
 the last 1,000 say what that is worth: calibration error, loss and accuracy, and for each wanted

@@ -441,9 +441,14 @@ class InferenceModel(Section):
 
     path: str = Field(
         description="A bundle, any Hugging Face sequence-classification folder, hub id or URI, or "
-        "a version in `model.store`: `store://NAME@champion`, `store://NAME@3`."
+        "a version in `model.store`: `store://NAME@champion`, `store://NAME@3`, in MLflow's "
+        "registry `models:/NAME@champion`, `models:/NAME/3`."
     )
-    store: str | None = Field(None, description="Folder or URI of the model store.")
+    store: str | None = Field(
+        None,
+        description="Folder or URI of the model store; for `models:/` the URI of an MLflow store, "
+        "as in `http://mlflow.internal:5000` (`pip install bertray[mlflow]`).",
+    )
     max_length: Count | None = Field(
         None, description="Tokens a row is cut to. Default: as trained, else what the model allows."
     )
@@ -647,8 +652,8 @@ class Gate(Section):
 
     store: str | None = Field(
         None,
-        description="Folder or URI of a model store. The model is put there, and becomes its "
-        "champion if every rule holds. Default: nothing is judged.",
+        description="Folder or URI of a model store, or URI of an MLflow store. The model is put "
+        "there, and becomes its champion if every rule holds. Default: nothing is judged.",
     )
     name: str | None = Field(None, description="What the model is called there, as in `reviews`.")
     at_least: dict[str, float] = Field(
@@ -726,7 +731,9 @@ class ReportModel(Section):
     path: str | None = Field(
         None, description="Where it lies now. Default: where it lay when it scored."
     )
-    store: str | None = Field(None, description="Folder or URI of the model store it was in.")
+    store: str | None = Field(
+        None, description="Folder or URI of the model store it was in, MLflow's included."
+    )
 
 
 class Explain(Section):

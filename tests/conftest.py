@@ -97,6 +97,16 @@ def base_without_dropout(tmp_path_factory: pytest.TempPathFactory, classifier_fo
     return base
 
 
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite store that MLflow has made, which takes it seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{path}").get_experiment_by_name("any")
+    return path
+
+
 @pytest.fixture
 def write_shards(tmp_path: Path) -> Callable[..., Path]:
     """Write tables as ``NAME.parquet`` below a folder; gives the folder."""

@@ -6,7 +6,7 @@ from bertray.evaluate.evaluation import Evaluation, Verdict, main_metrics
 from bertray.evaluate.gate import Champion, check_gate, judge
 from bertray.evaluate.intervals import resampled_metrics
 from bertray.evaluate.rows import LabelledRows
-from bertray.model import store
+from bertray.model import versions
 from bertray.model.bundle import Bundle, check_pairs, open_bundle
 
 
@@ -20,16 +20,15 @@ def find_champion(config: EvaluateConfig, bundle: Bundle) -> Bundle | None:
     if root is None or name is None:
         return None
     check_gate(config.gate, task=bundle.task, slices=config.data.slices)
-    history = store.promotions(root, name)
-    if not history:
+    in_use = versions.champion(root, name)
+    if in_use is None:
         return None
-    reference = f"{store.SCHEME}{name}@{history[-1].version}"
-    champion = open_bundle(reference, key="gate.name", root=root)
+    champion = open_bundle(in_use.reference, key="gate.name", root=root)
     if champion.digest == bundle.digest:
         return None
     if champion.task != bundle.task:
         raise ConfigError(
-            f"gate.name={name}: {reference} is a {champion.task} model, {bundle.source} a "
+            f"gate.name={name}: {in_use.reference} is a {champion.task} model, {bundle.source} a "
             f"{bundle.task} one; they cannot be compared, choose another name"
         )
     check_pairs(champion, config.data.text_pair, section="data")
@@ -87,9 +86,9 @@ def decide(
         resampled=resampled_metrics(rows.predictions, rows.targets, bundle, config.intervals),
         task=bundle.task,
     )
-    version = store.add(root, name, bundle.folder)
+    version = versions.add(root, name, bundle.folder)
     verdict = Verdict(rules, version.reference, held.reference if held is not None else None)
     if verdict.is_passed:
         why = "; ".join(map(str, rules)) or "the gate has no rules, and nothing was in use"
-        store.promote(root, version, why=why)
+        versions.promote(root, version, why=why)
     return verdict

@@ -23,8 +23,8 @@ from transformers import (
 
 from bertray import __version__, storage
 from bertray.errors import ConfigError, ModelError
-from bertray.model import store
-from bertray.model.cache import digest_of, fetch, with_safetensors
+from bertray.model import versions
+from bertray.model.cache import digest_of, with_safetensors
 from bertray.model.heads import Head, load_classifier
 from bertray.schema import Calibration, Cutoff, Scale, Task
 from bertray.text.long import TRUNCATE, LongText
@@ -126,23 +126,24 @@ def open_bundle(source: str, *, key: str = "model.path", root: str | None = None
     """Find a model and look into it.
 
     Args:
-        source: a folder, a URI (copied to the local cache), a hub id, or a version in a store.
+        source: a folder, a URI (copied to the local cache), a hub id, or a version in a store or
+            in MLflow's registry.
         key: the setting that named it, for messages.
-        root: of the store.
+        root: of the store or the registry.
 
     Raises:
         ConfigError: it is in a store, and which one is not said.
         ModelError: there is no such model, or it is no sequence-classification model; or its files
             are not those that were put into the store.
     """
-    version = store.find(root, source, key=key) if store.is_reference(source) else None
+    version = versions.find(root, source, key=key) if versions.is_reference(source) else None
     place = source
     if version is not None:
         source, place = version.reference, version.location
-    folder = fetch(place, key=key)
+    folder = versions.fetch(place, key=key)
     location = str(folder) if Path(place).expanduser().exists() else place
     digest = digest_of(folder)
-    if version is not None and digest != version.digest:
+    if version is not None and version.digest not in (None, digest):
         raise ModelError(
             f"{key}={source}: {place} holds other files (digest {digest[:12]}) than were put there "
             f"(digest {version.digest[:12]}); restore them, or name another version"

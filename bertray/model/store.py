@@ -33,25 +33,22 @@ class Version:
     Attributes:
         name: of the model whose version it is.
         number: counted from 1.
-        digest: of the bundle's files.
+        digest: of the bundle's files; None if whoever put it there did not say.
         parent: number of the version that was in use when this one was added; None for the first.
         added: UTC time, ISO 8601.
         added_by: USER@HOST.
-        location: folder or URI of the bundle.
+        location: of the bundle, as any process of the cluster can use it.
+        reference: names the version, whatever comes after it.
     """
 
     name: str
     number: int
-    digest: str
+    digest: str | None
     parent: int | None
     added: str
     added_by: str
     location: str
-
-    @property
-    def reference(self) -> str:
-        """Names the version, whatever comes after it."""
-        return f"{SCHEME}{self.name}@{self.number}"
+    reference: str
 
 
 @dataclass(frozen=True)
@@ -120,6 +117,14 @@ def find(root: str | None, source: str, *, key: str = "model.path") -> Version:
     return numbers[number]
 
 
+def champion(root: str, name: str) -> Version | None:
+    """The version in use; None if none is."""
+    history = promotions(root, name)
+    if not history:
+        return None
+    return find(root, f"{SCHEME}{name}@{history[-1].version}", key="gate.name")
+
+
 def versions(root: str, name: str) -> list[Version]:
     """All versions of a model, oldest first."""
     folder = storage.join(root, name, "versions")
@@ -160,7 +165,7 @@ def add(root: str, name: str, folder: Path) -> Version:
             storage.upload(folder, storage.join(root, name, "bundles", digest[:16]), names)
             is_copied = True
         number = known[-1].number + 1 if known else 1
-        entry = {"digest": digest, "parent": parent, "added": _now(), "added_by": _who()}
+        entry = {"digest": digest, "parent": parent, "added": now(), "added_by": who()}
         file = f"{number:06d}.json"
         if storage.put_json(storage.join(root, name, "versions", file), entry):
             return _read(root, name, file)
@@ -178,7 +183,7 @@ def promote(root: str, version: Version, *, why: str, alias: str = CHAMPION) -> 
         held = promotions(root, version.name, alias=alias)
         if held and held[-1].version == version.number:
             return held[-1]
-        promotion = Promotion(version.number, _now(), _who(), why)
+        promotion = Promotion(version.number, now(), who(), why)
         history = [asdict(one) for one in (*held, promotion)]
         if storage.put_json(uri, history, replaces=there):
             return promotion
@@ -190,7 +195,9 @@ def _read(root: str, name: str, file: str) -> Version:
     entry: dict[str, Any] = storage.get_json(uri) or {}
     try:
         location = storage.join(root, name, "bundles", entry["digest"][:16])
-        return Version(name=name, number=int(Path(file).stem), location=location, **entry)
+        number = int(Path(file).stem)
+        reference = f"{SCHEME}{name}@{number}"
+        return Version(name=name, number=number, location=location, reference=reference, **entry)
     except (TypeError, KeyError, ValueError) as error:
         raise ModelError(f"{uri}: not a version of a model: {error}") from error
 
@@ -203,9 +210,11 @@ def _listed(found: list[Version]) -> str:
     return ", ".join(str(version.number) for version in found)
 
 
-def _now() -> str:
+def now() -> str:
+    """UTC time, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _who() -> str:
+def who() -> str:
+    """USER@HOST."""
     return f"{getpass.getuser()}@{socket.gethostname()}"

@@ -14,7 +14,8 @@ from typing import Any
 
 from bertray import storage
 from bertray.errors import DataError
-from bertray.report.page import NightLine, render_index
+from bertray.report.nights import MOST_NIGHTS, NightLine
+from bertray.report.page import render_index
 from bertray.report.profile import Profile
 from bertray.report.signals import NAMES
 from bertray.score.plan import side_by_side
@@ -41,6 +42,7 @@ class Night:
         num_rows_quarantined: rows that held a text and yet got no prediction.
         drifted: signals that were not as on other nights.
         notes: what else there is to know, for people.
+        rows_per_s: at which they were scored; None if that is not known.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Night:
     num_rows_quarantined: int
     drifted: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    rows_per_s: float | None = None
 
     @property
     def trouble(self) -> str:
@@ -96,19 +99,25 @@ def put_night(history: str, night: Night, profile: Profile) -> None:
 
 def put_index(history: str, nights: Sequence[Night]) -> None:
     """Write the page that lists nights."""
-    page = render_index(lines_of(nights), place=history)
+    page = render_index(lines_of(history, nights), place=history)
     storage.put_bytes(storage.join(history, INDEX), page.encode(), overwrite=True)
 
 
-def lines_of(nights: Sequence[Night]) -> list[NightLine]:
-    """Nights as pages list them, the latest first."""
+def lines_of(history: str, nights: Sequence[Night]) -> list[NightLine]:
+    """Nights as pages list them, the latest first; those that are drawn with their profiles."""
+    drawn = nights[-MOST_NIGHTS:]
+    found = side_by_side(_profile, [profile_uri(history, night) for night in drawn])
+    profiles = dict(zip([night.id for night in drawn], found, strict=True))
     return [
         NightLine(
-            name=f"{datetime.strptime(night.id, ID):%-d %b %Y, %H:%M} UTC",
+            name=f"{(began := datetime.strptime(night.id, ID)):%-d %b %Y, %H:%M} UTC",
+            day=f"{began:%-d %b}",
             page=night.page,
             model=night.model,
             num_rows=night.num_rows_new,
             seconds=night.seconds,
+            rows_per_s=night.rows_per_s,
+            profile=profiles.get(night.id),
             trouble=night.trouble,
         )
         for night in reversed(nights)
@@ -118,6 +127,11 @@ def lines_of(nights: Sequence[Night]) -> list[NightLine]:
 def profile_uri(history: str, night: Night) -> str:
     """Where the profile of a night lies."""
     return storage.join(history, PROFILES, f"{night.id}.json")
+
+
+def _profile(uri: str) -> Profile | None:
+    values = storage.get_json(uri)
+    return None if values is None else Profile.from_json(values, where=uri)
 
 
 def _read(uri: str) -> Night:

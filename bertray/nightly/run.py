@@ -98,7 +98,7 @@ def nightly(
             made = report(
                 report_config(config, page, history, alike),
                 only=frozenset(new.values()),
-                nights=lines_of(nights[-MOST_PAST:]),
+                nights=lines_of(history, nights[-MOST_PAST:]),
                 notes=notes,
             )
             night = Night(
@@ -113,6 +113,7 @@ def nightly(
                 num_rows_quarantined=made.num_rows_quarantined,
                 drifted=tuple(one.signal for one in made.verdicts if one.drifted),
                 notes=tuple(notes),
+                rows_per_s=made.rows_per_s,
             )
             put_night(history, night, made.profile)
             nights.append(night)

@@ -7,14 +7,16 @@ picture does for light and for dark.
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, MaxNLocator, PercentFormatter
 
 from bertray.report.drift import Bin
 
@@ -40,6 +42,21 @@ STYLE: Any = {
     "text.parse_math": False,  # a label may well hold dollars
 }
 LONGEST_NAME = 26
+STRIP_HEIGHT = 0.72
+MOST_DAYS = 5  # that are named below nights
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The nights that a chart runs over.
+
+    Attributes:
+        days: names of all of them, the oldest first.
+        changes: places of nights before which the model was another one.
+    """
+
+    days: Sequence[str]
+    changes: Sequence[int]
 
 
 @rc_context(STYLE)
@@ -129,6 +146,93 @@ def reliability_chart(
     return _svg(figure, title)
 
 
+@rc_context(STYLE)
+def counts_chart(
+    counts: Sequence[int], nights: Axis, *, marked: Sequence[bool], title: str
+) -> Markup:
+    """A bar for each night's count.
+
+    Args:
+        counts: by night.
+        nights: they are of.
+        marked: those that get another colour and an exclamation mark.
+        title: what a screen reader says of the picture.
+    """
+    figure, axes = _figure(height=2.2)
+    colors = [BEFORE if is_marked else TONIGHT for is_marked in marked]
+    axes.bar(range(len(counts)), counts, 0.78, color=colors)
+    for place, (count, is_marked) in enumerate(zip(counts, marked, strict=True)):
+        if is_marked:
+            axes.text(place, count, "!", ha="center", va="bottom", weight="bold")
+    axes.margins(y=0.12)
+    _night_axis(axes, nights)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _value_axis(axes, EngFormatter(sep=""))
+    return _svg(figure, title)
+
+
+@rc_context(STYLE)
+def course_chart(
+    values: Sequence[float],
+    nights: Axis,
+    *,
+    band: tuple[Sequence[float], Sequence[float]] | None = None,
+    is_share: bool = False,
+    from_zero: bool = False,
+    title: str,
+) -> Markup:
+    """A line through each night's value, with a gap where a night has none (NaN).
+
+    Args:
+        values: by night.
+        nights: they are of.
+        band: the lower and the upper edge of what is shaded around the line.
+        is_share: whether values are shares.
+        from_zero: whether the axis begins there.
+        title: what a screen reader says of the picture.
+    """
+    figure, axes = _figure(height=2.2)
+    places = range(len(values))
+    if band is not None:
+        axes.fill_between(places, *band, color=TONIGHT, alpha=0.2, linewidth=0)
+    axes.plot(places, values, color=TONIGHT, linewidth=2, marker="o", markersize=3.5)
+    _night_axis(axes, nights)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if is_share:
+        _share_axis(axes)
+    else:
+        _value_axis(axes, FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    if from_zero:
+        axes.set_ylim(0, _top_of(values) * 1.12)
+    return _svg(figure, title)
+
+
+@rc_context(STYLE)
+def strips_chart(courses: Mapping[str, Sequence[float]], nights: Axis, *, title: str) -> Markup:
+    """Shares by night, a strip for each name; a strip goes from 0 to a little above its most.
+
+    Args:
+        courses: by name, a share or NaN for each night.
+        nights: they are of.
+        title: what a screen reader says of the picture.
+    """
+    figure = Figure(figsize=(WIDTH, 0.45 + STRIP_HEIGHT * len(courses)), layout="constrained")
+    strips = figure.subplots(len(courses), sharex=True, squeeze=False)[:, 0]
+    for axes, (name, shares) in zip(strips, courses.items(), strict=True):
+        places = range(len(shares))
+        axes.fill_between(places, shares, color=TONIGHT, alpha=0.2, linewidth=0)
+        axes.plot(places, shares, color=TONIGHT, linewidth=2, marker="o", markersize=2.5)
+        axes.set_ylim(0, _top_of(shares) * 1.15)
+        axes.set_title(shortened(name), loc="left", fontsize=12, pad=3)
+        last = shares[-1]
+        axes.set_title("" if isnan(last) else percent(last), loc="right", fontsize=12, pad=3)
+        _night_axis(axes, nights)
+        axes.yaxis.set_visible(False)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(bottom=axes is strips[-1])
+    return _svg(figure, title)
+
+
 def shortened(name: str) -> str:
     """A name that fits beside a bar."""
     name = " ".join(name.split())
@@ -156,11 +260,30 @@ def _name_bars(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _share_axis(axes: Axes) -> None:
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
+    _value_axis(axes, FuncFormatter(lambda share, _: f"{share:.0%}"))
+
+
+def _top_of(values: Sequence[float]) -> float:
+    """The largest of them; 1 if there is none above zero."""
+    return max((value for value in values if value > 0), default=1.0)
+
+
+def _value_axis(axes: Axes, formatter: Formatter) -> None:
+    axes.yaxis.set_major_formatter(formatter)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
+
+
+def _night_axis(axes: Axes, nights: Axis) -> None:
+    """Some of the nights by name, and a dotted line before each that has another model."""
+    last = len(nights.days) - 1
+    named = sorted({round(last * part / (MOST_DAYS - 1)) for part in range(MOST_DAYS)})
+    axes.set_xticks(named, [nights.days[place] for place in named])
+    axes.set_xlim(-0.6, last + 0.6)
+    for place in nights.changes:
+        axes.axvline(place - 0.5, color=BEFORE, linestyle=":", linewidth=1.6)
 
 
 def _svg(figure: Figure, title: str) -> Markup:

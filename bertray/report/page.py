@@ -4,7 +4,7 @@ What is on it is put together here; how it looks is in page.html.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from bertray.report.charts import percent
 from bertray.report.drift import FALSE_ALARMS, MIN_NIGHTS, Verdict
 from bertray.report.examples import NUM_STRENGTHS, Example
 from bertray.report.known import MOST_LABELS, Known
+from bertray.report.nights import NightLine, courses
 from bertray.report.profile import Profile
 from bertray.report.scored import Scored
 from bertray.report.signals import NAMES, UNITS, bin_name, shown_bins
@@ -30,27 +31,6 @@ STAGES = {
     "compute": "classify",
     "write": "write shards",
 }
-
-
-@dataclass(frozen=True)
-class NightLine:
-    """A night among others.
-
-    Attributes:
-        name: when it began.
-        page: where its own page lies, from this one.
-        model: that scored.
-        num_rows: scored since the night before.
-        seconds: that it took.
-        trouble: what was not fine, in words; empty if all was.
-    """
-
-    name: str
-    page: str
-    model: str
-    num_rows: int
-    seconds: float
-    trouble: str
 
 
 @dataclass(frozen=True)
@@ -109,12 +89,15 @@ def render(content: Content) -> str:
         false_alarms=FALSE_ALARMS,
         min_nights=MIN_NIGHTS,
         strengths=range(1, NUM_STRENGTHS + 1),
+        courses=courses([_tonight(content), *content.nights]),
     )
 
 
 def render_index(nights: Sequence[NightLine], *, place: str) -> str:
     """The page that lists nights, the latest first, as HTML."""
-    return _template("index.html").render(nights=nights, place=place, version=__version__)
+    return _template("index.html").render(
+        nights=nights, courses=courses(nights), place=place, version=__version__
+    )
 
 
 def _template(name: str) -> Template:
@@ -158,13 +141,30 @@ def _facts(content: Content) -> list[tuple[str, str]]:
     facts += [("rows out", f"{scored.num_rows:,}")]
     facts += [("with a prediction", percent(scored.status_counts[OK] / max(scored.num_rows, 1)))]
     facts += [("shards left out", f"{len(scored.manifest['quarantined']):,}")]
-    if run is not None and run["seconds"]:
+    if run is not None and scored.rows_per_s is not None:
         facts += [
             ("scored by the last run", f"{run['rows_scored']:,}"),
             ("took", duration(run["seconds"])),
-            ("rows a second", f"{run['rows_scored'] / run['seconds']:,.0f}"),
+            ("rows a second", f"{scored.rows_per_s:,.0f}"),
         ]
     return [*facts, ("scored files", f"{len(scored.manifest['files']):,}")]
+
+
+def _tonight(content: Content) -> NightLine:
+    """The night that the page is about, as the others are listed."""
+    scored = content.scored
+    lines = _headline(replace(content, notes=()))
+    return NightLine(
+        name="tonight",
+        day="tonight",
+        page="",
+        model=scored.contract.model,
+        num_rows=scored.num_rows,
+        seconds=scored.run["seconds"] if scored.run is not None else 0.0,
+        rows_per_s=scored.rows_per_s if scored.num_rows else None,
+        profile=content.profile,
+        trouble="; ".join(line for kind, line in lines if kind != "good"),
+    )
 
 
 def _ended(scored: Scored) -> str | None:

@@ -20,7 +20,8 @@ from bertray.report.drift import Verdict, compare
 from bertray.report.examples import Example, explained
 from bertray.report.explain import Explainer
 from bertray.report.known import compare_with_truth
-from bertray.report.page import Content, NightLine, render
+from bertray.report.nights import NightLine
+from bertray.report.page import Content, render
 from bertray.report.profile import Profile, profile_of
 from bertray.report.scored import Scored, open_scored, sample_rows
 from bertray.schema import scored_column_names
@@ -46,6 +47,7 @@ class Report:
         verdicts: of the signals that could be compared.
         num_examples: rows explained.
         profile: what the rows were like.
+        rows_per_s: at which they were scored; None if nothing tells.
     """
 
     page: str
@@ -55,6 +57,7 @@ class Report:
     verdicts: tuple[Verdict, ...]
     num_examples: int
     profile: Profile
+    rows_per_s: float | None
 
 
 def report(
@@ -124,6 +127,7 @@ def report(
         verdicts=tuple(verdicts),
         num_examples=len(examples),
         profile=profile,
+        rows_per_s=scored.rows_per_s if scored.num_rows else None,
     )
 
 

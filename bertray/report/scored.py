@@ -63,6 +63,13 @@ class Scored:
         return sum(count for status, count in self.status_counts.items() if is_bad(status))
 
     @property
+    def rows_per_s(self) -> float | None:
+        """At which the last run that had something to do scored; None if nothing tells."""
+        if self.run is None or not self.run["seconds"]:
+            return None
+        return float(self.run["rows_scored"] / self.run["seconds"])
+
+    @property
     def prefix(self) -> str:
         """Of the scored columns."""
         return str(self.contract.settings["output.prefix"])

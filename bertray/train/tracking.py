@@ -6,12 +6,10 @@ step that was taken twice, before and after a lost worker, stands there once.
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
-from importlib.util import find_spec
 from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,17 @@ from bertray import __version__, storage
 from bertray.config import TrainConfig, known_keys
 from bertray.errors import ConfigError
 from bertray.model.cache import digest_of
+from bertray.model.mlflow_store import (
+    ANSWER_S,
+    BUNDLE,
+    DIGEST,
+    SQLITE,
+    TRANSFER_S,
+    check_uri,
+    client_of,
+    experiment_of,
+    patience,
+)
 from bertray.train.lineage import run_name
 from bertray.train.loop import Epoch
 from bertray.train.outcome import TrainSummary
@@ -32,15 +41,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KEY = "tracking.mlflow"
-INSTALL = "pip install bertray[mlflow]"
-SQLITE = "sqlite:///"
 LOCAL_FILE = "mlflow.db"  # that MLflow's own commands take where they run
-BUNDLE = "bundle"
 TRAINING, OUTPUT, ERROR = "bertray.training", "bertray.output", "bertray.error"
 LONGEST_PARAM = 500  # characters that older servers take; `_config.yaml` has all of them
 SECONDS_BETWEEN_BATCHES = 10.0
-ANSWER_S = 10  # that a server may take to answer, twice
-UPLOAD_S = 120  # likewise, to store a file that it has been sent
 
 
 class Tracker:
@@ -77,19 +81,19 @@ class Tracker:
         best = {f"best/{name}": value for name, value in summary.metrics.items()}
         self._waiting |= _metrics(best, step=summary.best_epoch)
         with self._bearing("the run lacks some of the training, which the bundle has"):
-            with _patience(ANSWER_S):
+            with patience(ANSWER_S):
                 self._held = self._points_held()
             self._send()
-            with _patience(UPLOAD_S):
+            with patience(TRANSFER_S):
                 self._client.log_artifacts(self._run_id, str(made), BUNDLE)
-                self._client.set_tag(self._run_id, "bertray.bundle", digest_of(made))
+                self._client.set_tag(self._run_id, DIGEST, digest_of(made))
                 if summary.trials:
                     settings = json.dumps(summary.trials[0].settings)
                     self._client.set_tag(self._run_id, "bertray.best_settings", settings)
 
     def end(self, status: str, *, error: BaseException | None = None) -> None:
         """Say how the training ended, and by which error."""
-        with self._bearing("the run stays open"), _patience(ANSWER_S):
+        with self._bearing("the run stays open"), patience(ANSWER_S):
             if error is not None:
                 self._send()
                 said = storage.without_secrets(str(error)) or type(error).__name__
@@ -99,7 +103,7 @@ class Tracker:
     def _send(self) -> None:
         missing = {at: one for at, one in self._waiting.items() if at not in self._held}
         self._waiting = {}
-        with _patience(ANSWER_S):
+        with patience(ANSWER_S):
             self._client.log_batch(self._run_id, metrics=list(missing.values()))
         self._held |= missing.keys()
 
@@ -163,9 +167,9 @@ def open_tracker(config: TrainConfig, lineage: dict[str, str]) -> Tracker:
         "bertray.base": lineage["base"],
     }
     try:
-        with _patience(ANSWER_S):
-            client = _client_of(uri)
-            experiment = _experiment_of(client, config.tracking.experiment, uri=uri)
+        with patience(ANSWER_S):
+            client = client_of(uri)
+            experiment = experiment_of(client, config.tracking.experiment, uri=uri)
             run = _unfinished_run(client, experiment, tags)
             if run is None:
                 name = tags[OUTPUT].rstrip("/").rpartition("/")[2]
@@ -192,37 +196,8 @@ def _uri_of(wanted: str | bool) -> str:
         ConfigError: it holds credentials, or MLflow is not installed.
     """
     uri = f"{SQLITE}{Path(LOCAL_FILE).absolute()}" if isinstance(wanted, bool) else wanted
-    shown = storage.without_secrets(uri)
-    if shown != uri:
-        raise ConfigError(
-            f"{KEY}={shown}: a URI must not hold credentials; MLflow takes them from "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        )
-    missing = [name for name in ("mlflow", "sqlalchemy", "alembic") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"{KEY}={uri}: {missing[0]} is not installed; {INSTALL}")
+    check_uri(uri, key=KEY)
     return uri
-
-
-def _client_of(uri: str) -> "MlflowClient":
-    """MLflow, kept from telling others that it is used, and from telling us of each retry."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri)
-
-
-def _experiment_of(client: "MlflowClient", name: str, *, uri: str) -> str:
-    """The id of an experiment. One that is made in an SQLite file has its artifacts beside it."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    beside = None
-    if uri.startswith(SQLITE):
-        beside = (Path(uri.removeprefix(SQLITE)).absolute().parent / "mlruns").as_uri()
-    return str(client.create_experiment(name, artifact_location=beside))
 
 
 def _unfinished_run(client: "MlflowClient", experiment: str, tags: dict[str, str]) -> "Run | None":
@@ -277,24 +252,3 @@ def _metrics(values: dict[str, float], *, step: int) -> "dict[tuple[str, int], M
 
     now = round(time.time() * 1000)
     return {(key, step): Metric(key, value, now, step) for key, value in values.items()}
-
-
-@contextmanager
-def _patience(seconds: int) -> Iterator[None]:
-    """Wait so long for a server's answer, twice, where MLflow itself would go on for minutes.
-
-    Who sets MLflow's own environment variables is heeded.
-    """
-    wanted = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }
-    ours = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            del os.environ[name]

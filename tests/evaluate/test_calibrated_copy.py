@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification
 
+from bertray import storage
 from bertray.errors import ConfigError, OutputError
 from bertray.evaluate.calibrated_copy import check_copy, with_calibration, write_copy
 from bertray.model.bundle import Bundle, open_bundle, read_manifest
@@ -26,7 +27,7 @@ def bundle(classifier_folder: Path) -> Bundle:
     return open_bundle(str(classifier_folder))
 
 
-def copied(bundle: Bundle, output: Path, calibration: Calibration = TEMPERATURE) -> Bundle:
+def copied(bundle: Bundle, output: Path | str, calibration: Calibration = TEMPERATURE) -> Bundle:
     check_copy(bundle, str(output))
     digest = write_copy(with_calibration(bundle, calibration, CUTOFFS), str(output))
     found = open_bundle(str(output))
@@ -60,6 +61,22 @@ def test_equal_calibrations_make_equal_copies_and_a_later_one_replaces_the_first
     manifest = read_manifest(str(tmp_path / "copy"))
     assert manifest is not None
     assert manifest.lineage["calibration.of"] == bundle.digest
+
+
+def test_on_s3_a_copy_is_written_replaced_and_told_from_what_is_none(
+    bundle: Bundle, s3: str
+) -> None:
+    first = copied(bundle, f"{s3}/copy")
+    assert first.calibration == TEMPERATURE
+    second = copied(bundle, f"{s3}/copy", VECTOR)
+    assert second.calibration == VECTOR
+    assert second.digest != first.digest
+    assert not storage.exists(f"{s3}/copy/_copy.json")
+    storage.put_bytes(f"{s3}/thesis/thesis.txt", b"mine")
+    with pytest.raises(OutputError, match=r"calibration\.bundle=.*no bundle"):
+        check_copy(bundle, f"{s3}/thesis")
+    with pytest.raises(OutputError, match="holds another bundle"):
+        check_copy(second, f"{s3}/copy")
 
 
 def test_what_is_no_copy_of_the_model_is_left_alone(bundle: Bundle, tmp_path: Path) -> None:

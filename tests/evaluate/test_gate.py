@@ -1,5 +1,6 @@
 """A model goes into use if it holds to every rule; one that it breaks is named, and by how much."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,41 @@ def test_what_passes_is_promoted_and_what_does_not_leaves_the_champion_in_use(
     assert verdict.champion == "store://reviews@1"
     assert store.find(root, verdict.version).digest == worse.digest  # kept, to be looked at
     assert store.find(root, "store://reviews@champion").number == 1
+
+
+def test_the_gate_promotes_in_mlflows_registry_too(
+    config: EvaluateConfig,
+    classifier_folder: Path,
+    other_classifier: Path,
+    tmp_path: Path,
+    empty_mlflow: Path,
+) -> None:
+    shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+    root = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    gate = config.gate.model_copy(update={"store": root})
+    config = config.model_copy(update={"gate": gate})
+    first = open_bundle(str(classifier_folder))
+    assert find_champion(config, first) is None
+    verdict = decide(
+        config, first, rows_with(9), result=found(accuracy=0.9), in_use=None, rows_per_s=1.0
+    )
+    assert (verdict.is_passed, verdict.version) == (True, "models:/reviews/1")
+
+    worse = open_bundle(str(other_classifier))
+    champion = find_champion(config, worse)
+    assert champion is not None
+    assert champion.digest == first.digest
+    verdict = decide(
+        config,
+        worse,
+        rows_with(2),
+        result=found(accuracy=0.2),
+        in_use=(champion, rows_with(9)),
+        rows_per_s=1.0,
+    )
+    assert not verdict.is_passed
+    assert (verdict.version, verdict.champion) == ("models:/reviews/2", "models:/reviews/1")
+    assert open_bundle("models:/reviews@champion", root=root).digest == first.digest
 
 
 def test_a_champion_is_not_compared_with_itself(

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scored_here import score_here
+from scored_here import SECONDS, score_here
 
 from bertray import cli, storage
 from bertray.config import NightlyConfig, load_config
@@ -98,7 +98,13 @@ def test_a_night_scores_and_reports_what_is_new_and_a_second_run_does_nothing(la
     index = Path(second.index).read_text()
     assert Path(first.page).name in index
     assert Path(second.page).name in index
-    assert Path(first.page).name in Path(second.page).read_text()
+    page = Path(second.page).read_text()
+    assert Path(first.page).name in page
+    for chart in ("New rows of 2 nights", "Shares of the labels, 2 nights"):
+        assert chart in index
+        assert chart in page
+    rate = 2 * ROWS / SECONDS  # of the first night
+    assert f"{rate:,.1f}</td>" in page
 
 
 def test_a_night_that_was_cut_off_before_its_page_is_made_up_for_by_the_next(

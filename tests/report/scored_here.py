@@ -15,7 +15,8 @@ from bertray.score.source import fault_of, read_block
 from bertray.score.summary import Summary
 
 Predict = Callable[[Sequence[str | None]], np.ndarray]
-SECONDS = {"read_s": 4.0, "tokenize_s": 9.0, "transfer_s": 0.0, "compute_s": 131.0, "write_s": 6.0}
+SECONDS = 75.0  # that a run says it took
+STAGES = {"read_s": 4.0, "tokenize_s": 9.0, "transfer_s": 0.0, "compute_s": 131.0, "write_s": 6.0}
 
 
 def score_here(config: ScoreConfig, predict: Predict) -> Summary:
@@ -48,6 +49,6 @@ def score_here(config: ScoreConfig, predict: Predict) -> Summary:
         tally.add(receipt, is_new=True)
     job.standing.index.close()
     tally.summary.pool = PoolPlan("cpu", 2, 2, 0, 0.8, 1, 1, 1, 2, 2)
-    tally.summary.seconds = 75.0
-    tally.summary.stats.update(SECONDS)
+    tally.summary.seconds = SECONDS
+    tally.summary.stats.update(STAGES)
     return finish(job, tally)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from made_up import made_up_nights
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from bertray.config import ReportConfig, load_config
@@ -67,29 +68,47 @@ def page_path(
     words = ["input.label=label", "explain.num_rows=1", f"input.evaluation={root}"]
     words.append(f"input.reference={root}/out")
     config = load_config(ReportConfig, None, [f"input.path={root}/out", *words])
-    return Path(report(config).page)
+    return Path(report(config, nights=made_up_nights(29)).page)
+
+
+@pytest.fixture(scope="module")
+def index_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page that lists nights, one of whose labels would rather be code."""
+    from bertray.report.page import render_index
+
+    path = tmp_path_factory.mktemp("nights") / "index.html"
+    path.write_text(render_index(made_up_nights(40, labels=("good", ATTACK)), place=ATTACK))
+    return path
 
 
 @pytest.fixture
-def opened(browser: Browser, page_path: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The page on a screen, without a network."""
-    screen, scheme = request.param
+def opened(
+    browser: Browser, page_path: Path, index_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Page]:
+    """A page on a screen, without a network."""
+    which, screen, scheme = request.param
+    path = {"night": page_path, "index": index_path}[which]
     width, height = SCREENS[screen]
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
     )
     page = context.new_page()
-    page.goto(page_path.as_uri())
+    page.goto(path.as_uri())
     yield page
     context.close()
 
 
-BOTH = [("telephone", "light"), ("desktop", "dark")]
+ALL = [
+    ("night", "telephone", "light"),
+    ("night", "desktop", "dark"),
+    ("index", "telephone", "dark"),
+    ("index", "desktop", "light"),
+]
 
 
-@pytest.mark.parametrize("opened", BOTH, indirect=True, ids=" ".join)
+@pytest.mark.parametrize("opened", ALL, indirect=True, ids=" ".join)
 def test_a_browser_shows_the_page_on_any_screen_and_runs_nothing_of_the_data(opened: Page) -> None:
-    assert opened.title().startswith("122 rows by ")
+    assert opened.title().startswith(("122 rows by ", "Nights of "))
     assert opened.locator("script, img").count() == 0
     assert "<script>document.title = 'taken'</script>" in opened.inner_text("main")
     wide, shown = opened.evaluate(
@@ -103,7 +122,15 @@ def test_a_browser_shows_the_page_on_any_screen_and_runs_nothing_of_the_data(ope
         assert box["x"] + box["width"] <= shown
 
 
-@pytest.mark.parametrize("opened", BOTH, indirect=True, ids=" ".join)
+@pytest.mark.parametrize("opened", ALL, indirect=True, ids=" ".join)
+def test_a_click_shows_the_figures_of_a_chart_of_nights(opened: Page) -> None:
+    figure = opened.locator("figure", has=opened.get_by_role("heading", name="Label shares"))
+    assert not figure.get_by_role("table").is_visible()
+    figure.get_by_text("As a table").click()
+    assert figure.get_by_role("row").count() == 31  # its head, and thirty nights
+
+
+@pytest.mark.parametrize("opened", ALL, indirect=True, ids=" ".join)
 def test_axe_finds_nothing_that_shuts_anybody_out(opened: Page) -> None:
     found = Axe().run(opened)
     assert found.violations_count == 0, found.generate_report()

@@ -17,6 +17,7 @@ from mlflow.entities import Run
 
 from bertray.config import TrainConfig, load_config
 from bertray.errors import ConfigError, DataError
+from bertray.model import mlflow_store
 from bertray.train import tracking
 from bertray.train.loop import Epoch
 from bertray.train.outcome import TrainSummary
@@ -41,17 +42,9 @@ SUMMARY = TrainSummary(
 )
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that MLflow has made, which takes it seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    MlflowClient(f"sqlite:///{path}").get_experiment_by_name("any")
-    return path
-
-
 @pytest.fixture
-def store(tmp_path: Path, empty_store: Path) -> str:
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+def store(tmp_path: Path, empty_mlflow: Path) -> str:
+    shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
@@ -277,7 +270,7 @@ def test_what_is_not_installed_is_named_with_the_command_that_installs_it(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setattr(
-        tracking, "find_spec", lambda name: None if name == package else find_spec(name)
+        mlflow_store, "find_spec", lambda name: None if name == package else find_spec(name)
     )
     with (
         pytest.raises(ConfigError, match=rf"{package} .*pip install bertray\[mlflow\]"),
