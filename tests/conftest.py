@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=5, help="of test_chaos.py, on local disk")
     parser.addoption("--kuberay-crds", type=Path, help="of test_kuberay.py: a folder of CRDs")
     parser.addoption("--kills-s3", type=int, default=0, help="likewise, on S3; 0: not there")
+    parser.addoption("--lose-hosts", action="store_true", help="of test_hosts.py: the slow ones")
     parser.addoption("--mpnet", help="folder of MPNet-base, for test_families.py")
 
 

@@ -137,6 +137,13 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
         yield pair
 
 
+@pytest.fixture
+def losing(request: pytest.FixtureRequest) -> None:
+    """For tests of minutes, most of which Ray waits for what is gone."""
+    if not request.config.getoption("--lose-hosts"):
+        pytest.skip("make hosts runs it")
+
+
 def runs(host: Host, title: str) -> bool:
     """Whether a process of this title lives there; Ray titles its workers by what they do."""
     return host.run("pgrep", "-f", re.escape(title), timeout=20).returncode == 0
@@ -162,6 +169,7 @@ def test_a_link_that_is_cut_for_a_minute_costs_no_row(
     assert (out / "_manifest.json").read_bytes() == (clean / "_manifest.json").read_bytes()
 
 
+@pytest.mark.usefixtures("losing")
 def test_a_training_whose_second_host_is_lost_goes_on_with_the_first(
     pair: Pair, tmp_path: Path, base_without_dropout: Path, write_shards: Write
 ) -> None:
@@ -186,6 +194,7 @@ def test_a_training_whose_second_host_is_lost_goes_on_with_the_first(
     assert epochs[-1]["metrics"]["accuracy"] > 0.95
 
 
+@pytest.mark.usefixtures("losing")
 def test_a_lost_head_ends_the_job_with_a_word_and_the_next_one_finishes_it(
     pair: Pair, tmp_path: Path, classifier_folder: Path, write_shards: Write
 ) -> None:
