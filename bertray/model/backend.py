@@ -79,7 +79,7 @@ class TorchBackend:
 
 def _use_fused(packed: PackedModel, checks: list[Encoded]) -> None:
     """Let the model take the fastest operations that this torch and this card have right."""
-    device = torch.device("cuda")
+    device = next(packed.parameters()).device
 
     def run() -> Tensor:
         batches = ((rows, np.arange(len(rows))) for rows in checks)

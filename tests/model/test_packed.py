@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, ModernBertConfig, MPNetConfig
 
-from bertray.model import packed
+from bertray.model import backend, packed
 from bertray.model.bundle import load_model
 from bertray.model.operations import Operations, attend_varlen
 from bertray.model.packed import check_rows, pack, plain_logits, position_ids
@@ -150,6 +150,30 @@ def test_varlen_attention_gets_what_the_reference_gets(make_bundle, monkeypatch,
         found = forward.run(encoded, rows, device=CPU)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
     assert windows == ({(-1, -1)} if family == "bert" else {(-1, -1), (4, 4)})
+
+
+def test_operations_that_fail_or_are_wrong_on_this_card_give_way(make_bundle, monkeypatch, caplog):
+    model = load_model(make_bundle("bert"))
+    forward = pack(model)
+    slow = forward.operations
+
+    def missing():
+        raise RuntimeError("no compiler")
+
+    def wrong(norm, x, residual):
+        return norm(x - residual)
+
+    right = replace(slow, expand=lambda up, activation, x: activation(up(x)))
+    tried = [("first", missing), ("second", lambda: replace(slow, add_norm=wrong))]
+    for last, wanted in ([("third", lambda: right)], right), ([], slow):
+        monkeypatch.setattr(backend, "_faster", lambda *_, last=last, **__: [*tried, *last])
+        forward.operations = slow
+        caplog.clear()
+        backend._use_fused(forward, [check_rows(model), check_rows(model, longest=50)])
+        assert forward.operations is wanted
+        assert "no first here (no compiler)" in caplog.text
+        assert "the second gives other numbers here" in caplog.text
+        assert "third" not in caplog.text
 
 
 def test_a_model_with_a_bias_never_takes_the_kernel_that_has_none(make_bundle, monkeypatch):
