@@ -1,11 +1,15 @@
 """Planning, dispatch and resuming of a run of 10,000 shards, with a classifier that takes no time.
 
     python benchmarks/scale.py [--shards 10000] [--rows 10000] [--folder FOLDER]
+    python benchmarks/scale.py --actors 1 2 4 [--shards 120] [--repeats 3]
 
 What is left is what bertray and Ray cost for each split: plan, read, two hand-overs, write, commit,
 receipt. All of it is the real job (`bertray.score.run`), but for the class that the actors hold.
 Beside it three stages of Ray Data that do nothing, and the same job with shards of few rows, tell
 which part of it is Ray's, and which the rows'.
+
+The second command tells how far from linear more actors are: a classifier that takes a second for a
+split and no CPU, as one does that waits for its GPU.
 """
 
 import argparse
@@ -13,6 +17,7 @@ import itertools
 import os
 import platform
 import shutil
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,8 +44,10 @@ from bertray.score.run import prepare, score
 from bertray.score.summary import Progress
 
 LABELS = ("bad", "good")
+VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "review")
 QUARTERS = 4
 FEW_SPLITS, FEW_ROWS = 2_000, 100
+SPLIT_S = 1.0  # of a GPU for a split of 32,768 rows, or less
 
 
 class FakeClassifier(Classifier):
@@ -58,26 +65,44 @@ class FakeClassifier(Classifier):
         )
 
 
+class SleepingClassifier(FakeClassifier):
+    """Takes a fixed time for each split, and no CPU."""
+
+    def _append_predictions(self, block: pa.Table) -> pa.Table:
+        time.sleep(SPLIT_S)
+        return super()._append_predictions(block)
+
+
 def main() -> None:
     """Measure each step in turn, and print a Markdown table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--shards", type=int, default=10_000)
+    parser.add_argument("--shards", type=int, help="10,000, or 120 with --actors")
     parser.add_argument("--rows", type=int, default=10_000, help="rows of a shard")
     parser.add_argument("--folder", help="where to put the files; default: a temporary folder")
+    parser.add_argument("--actors", type=int, nargs="+", help="compare pools of these sizes")
+    parser.add_argument("--repeats", type=int, default=3, help="of --actors")
     options = parser.parse_args()
+    if options.actors:
+        compare_pools(options)
+    else:
+        measure_splits(options)
+
+
+def measure_splits(options: argparse.Namespace) -> None:
+    """What each split costs."""
+    num_shards = options.shards or 10_000
     pipeline.Classifier = FakeClassifier  # type: ignore[misc, assignment]
-    num_cpus = int(cluster.connect().num_cpus)
-    print(f"{platform.processor() or platform.machine()}, {num_cpus} CPUs; ", end="")
-    print(", ".join(f"{name} {version(name)}" for name in ("ray", "pyarrow")))
+    cluster.connect()
+    show_machine()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         root = Path(scratch)
-        size = write_shards(root / "in", options.shards, options.rows)
+        size = write_shards(root / "in", num_shards, options.rows)
         config = make_config(root)
-        print(f"{options.shards:,} shards of {options.rows:,} rows and {size:,} bytes\n")
+        print(f"{num_shards:,} shards of {options.rows:,} rows and {size:,} bytes\n")
         print("| step | found |\n|---|---|")
-        measure(config, root, options.shards, options.shards * size)
+        measure(config, root, num_shards, num_shards * size)
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         root = Path(scratch)
         write_shards(root / "in", FEW_SPLITS, FEW_ROWS)
@@ -85,6 +110,32 @@ def main() -> None:
         score(make_config(root), on_progress=lambda progress: rate.mark())
         show(f"dispatch and commit of {FEW_ROWS} rows each", f"{rate.per_second:.1f} splits/s")
     show("three stages of Ray Data that do nothing", f"{rate_of_ray():.1f} blocks/s")
+
+
+def compare_pools(options: argparse.Namespace) -> None:
+    """Splits a second by the number of actors, from a quarter of the splits to the last one."""
+    num_shards = options.shards or 120
+    pipeline.Classifier = SleepingClassifier  # type: ignore[misc, assignment]
+    ray.init(num_cpus=max(options.actors) + 1, include_dashboard=False)  # they only sleep
+    show_machine()
+    rates: dict[int, list[float]] = {number: [] for number in options.actors}
+    for _ in range(options.repeats):
+        for number in options.actors:
+            with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+                root = Path(scratch)
+                write_shards(root / "in", num_shards, options.rows)
+                rate = Rate()
+                config = make_config(root, f"pool.max_actors={number}")
+                score(config, on_progress=lambda progress, rate=rate: rate.mark())
+                rates[number].append(rate.after(num_shards // 4))
+    least = min(options.actors)
+    one = statistics.median(rates[least]) / least
+    print(f"{num_shards} shards of {options.rows:,} rows, {SPLIT_S:g} s each\n")
+    print("| actors | splits/s | of linear | all repeats |\n|---|---|---|---|")
+    for number, found in rates.items():
+        middle = statistics.median(found)
+        each = ", ".join(f"{rate:.2f}" for rate in found)
+        print(f"| {number} | {middle:.2f} | {middle / number / one:.3f} | {each} |", flush=True)
 
 
 def measure(config: ScoreConfig, root: Path, num_shards: int, num_bytes: int) -> None:
@@ -154,7 +205,11 @@ class Rate:
 
     @property
     def per_second(self) -> float:
-        return (len(self._marks) - 1) / (self._marks[-1] - self._marks[0])
+        return self.after(1)
+
+    def after(self, first: int) -> float:
+        """The same from a later split on."""
+        return (len(self._marks) - first) / (self._marks[-1] - self._marks[first - 1])
 
 
 def rate_of_ray() -> float:
@@ -227,15 +282,20 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def show_machine() -> None:
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs; ", end="")
+    print(", ".join(f"{name} {version(name)}" for name in ("ray", "pyarrow")))
+
+
 def show(step: str, found: str) -> None:
     print(f"| {step} | {found} |", flush=True)
 
 
-def make_config(root: Path) -> ScoreConfig:
+def make_config(root: Path, *words: str) -> ScoreConfig:
     """A job whose model is small and never computes."""
     model = root / "model"
     model.mkdir()
-    (model / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]))
+    (model / "vocab.txt").write_text("\n".join(VOCABULARY))
     shape = BertConfig(
         vocab_size=8,
         hidden_size=8,
@@ -249,7 +309,8 @@ def make_config(root: Path) -> ScoreConfig:
     BertForSequenceClassification(shape).save_pretrained(model)
     BertTokenizerFast(vocab=str(model / "vocab.txt")).save_pretrained(model)
     paths = {"model.path": model, "input.path": root / "in", "output.path": root / "out"}
-    return load_config(ScoreConfig, None, [f"{key}={value}" for key, value in paths.items()])
+    given = [f"{key}={value}" for key, value in paths.items()]
+    return load_config(ScoreConfig, None, [*given, *words])
 
 
 def write_shards(folder: Path, num_shards: int, num_rows: int) -> int:

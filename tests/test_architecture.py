@@ -29,6 +29,7 @@ MAY_IMPORT_RAY = {
     "cluster.py",
     "score/source.py",
     "score/ledger.py",
+    "score/metrics.py",
     "score/pipeline.py",
     "train/data.py",
     "train/loop.py",

@@ -53,6 +53,7 @@ class EngineStats:
         num_flops: operations of the rows computed, padding not counted; see `forward_flops`.
         num_halvings: times that the engine has halved its token budget because memory ran out, now
             or in an earlier call. Another budget may change the last bits of a probability.
+        num_new_halvings: of these, those of the calls that the other figures are of.
         seconds: wall clock by stage. ``compute`` is the device's own time, during which the host
             may well tokenize for another call.
     """
@@ -64,6 +65,7 @@ class EngineStats:
     num_batches: int = 0
     num_flops: float = 0.0
     num_halvings: int = 0
+    num_new_halvings: int = 0
     seconds: dict[str, float] = field(
         default_factory=lambda: {"tokenize": 0.0, "transfer": 0.0, "compute": 0.0}
     )
@@ -204,6 +206,7 @@ class Engine:
             self._max_batch_tokens = outcome.max_tokens  # remembered: the next rows are no smaller
             self._num_halvings += outcome.num_halvings
             stats.num_halvings = self._num_halvings
+            stats.num_new_halvings += outcome.num_halvings
         # On CUDA the next call's batches can line up behind these by now.
         logits = outcome.collect(num_rows=len(encoded), num_labels=self._num_labels)
         pooled = pool_windows(

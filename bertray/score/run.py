@@ -9,6 +9,7 @@ shards -> splits -> SplitSource -> Classifier actors -> ShardSink -> receipts ->
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from bertray import cluster, storage
@@ -31,6 +32,7 @@ from bertray.score.contract import Contract
 from bertray.score.int8 import report_agreement
 from bertray.score.lease import Holder, hold
 from bertray.score.ledger import Attempts
+from bertray.score.metrics import telling_prometheus
 from bertray.score.pipeline import blocks_of, classified, engine_settings, written
 from bertray.score.plan import Split
 from bertray.score.pool import plan_pool
@@ -87,13 +89,12 @@ def score(
         storage.sweep(config.output.path, older_than_s=SWEEP_AFTER_S)
         tally = tally_of(job)
         start = time.perf_counter()
-        try:
+        with closing(job.standing.index), telling_prometheus(config.output.path, tally) as metrics:
             for receipt in run_pending(job, tally.summary):
                 tally.add(receipt, is_new=True)
+                metrics.count(receipt)
                 tally.check(config.input)
                 on_progress(tally.progress())
-        finally:
-            job.standing.index.close()
         tally.summary.seconds = time.perf_counter() - start if job.standing.pending else 0.0
         return finish(job, tally)
 

@@ -1,5 +1,6 @@
 """How far a run is, and what it did."""
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -127,6 +128,20 @@ class Tally:
         """How far the run is."""
         plan = self._plan
         return Progress(self.summary.num_rows, plan.num_rows, len(self.receipts), len(plan.splits))
+
+    def splits_by_state(self) -> dict[str, int]:
+        """How many are pending, done and quarantined; a shard that has no plan counts as one."""
+        num_splits, num_faults = len(self._plan.splits), self._num_faults
+        return {
+            "pending": num_splits - len(self.receipts),
+            "done": len(self.receipts) - (num_faults - len(self._plan.bad_shards)),
+            "quarantined": num_faults,
+        }
+
+    def num_rows_of(self, output: str) -> int:
+        """Rows of the split whose file has this name."""
+        splits = self._plan.splits  # sorted by that name
+        return splits[bisect_left(splits, output, key=lambda split: split.output)].num_rows
 
     def check(self, source: Input) -> None:
         """Raise DataError if more is bad than the settings bear."""

@@ -19,6 +19,7 @@ FAKE_RAY = """#!/bin/bash
 echo "$*" >> {log}
 [ "$2" = submit ] && exit {submitted}
 echo "Job '$5' {status}"
+seq 100000  # whoever stops to read after the first line breaks the pipe
 """
 
 

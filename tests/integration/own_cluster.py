@@ -30,12 +30,16 @@ class OwnCluster:
     Attributes:
         address: of its GCS, for ``RAY_ADDRESS``.
         dashboard: URL of its jobs API.
+        metrics: URL of what the head's agent exports to Prometheus.
+        scratch: the head's folder, in place of /tmp/ray.
         environment: of commands that are to reach it.
         nodes: `ray start --block` of each, whose children are all that the node runs; head first.
     """
 
     address: str
     dashboard: str
+    metrics: str
+    scratch: Path
     environment: dict[str, str]
     nodes: "list[subprocess.Popen[bytes]]"
 
@@ -66,6 +70,7 @@ def running(
     num_nodes: int = 1,
     cpus_each: int = 2,
     object_store_bytes: int = 200_000_000,
+    **variables: str,
 ) -> Iterator[OwnCluster]:
     """Start a cluster that asks for a token, and end all of its processes.
 
@@ -73,13 +78,14 @@ def running(
         num_nodes: head included.
         cpus_each: that a node says it has.
         object_store_bytes: size of a node's object store.
+        variables: of the environment, for Ray's own settings.
     """
     scratch = Path(tempfile.mkdtemp(prefix="bt", dir="/tmp"))  # socket paths must be short
-    port, dashboard = free_port(), free_port()
+    port, dashboard, metrics = free_port(), free_port(), free_port()
     address = f"{HOST}:{port}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **variables}
     environment["PATH"] = f"{RAY.parent}:{environment['PATH']}"  # jobs are run by `python`
     nodes: list[subprocess.Popen[bytes]] = []
 
@@ -103,13 +109,20 @@ def running(
         start(
             *("--head", f"--port={port}", f"--ray-client-server-port={free_port()}"),
             *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
-            f"--temp-dir={scratch}",
+            *(f"--metrics-export-port={metrics}", f"--temp-dir={scratch}"),
         )
         wait_until_it_answers(port)
         for _ in range(num_nodes - 1):
             start(f"--address={address}")
         reached = {**environment, "RAY_ADDRESS": address}
-        yield OwnCluster(address, f"http://127.0.0.1:{dashboard}", reached, nodes)
+        yield OwnCluster(
+            address=address,
+            dashboard=f"http://127.0.0.1:{dashboard}",
+            metrics=f"http://{HOST}:{metrics}/metrics",
+            scratch=scratch,
+            environment=reached,
+            nodes=nodes,
+        )
     finally:
         for node in nodes:
             with contextlib.suppress(ProcessLookupError):
