@@ -57,7 +57,7 @@ class RunMetrics:
 
     def __init__(self, output: str, tally: Tally) -> None:
         self._tally = tally
-        self._tags = {"output": output}
+        self._tags = {"output": _ascii(output)}
         self._rows = Counter("bertray_rows", "Rows put in place.", ("output",))
         self._quarantined = Counter(
             "bertray_quarantined_rows",
@@ -96,7 +96,7 @@ class RunMetrics:
         else:
             for status, rows in receipt.bad_rows.items():
                 # What a library said stands behind the colon: too many values for a tag.
-                self._add(self._quarantined, rows, reason=status.partition(":")[0])
+                self._add(self._quarantined, rows, reason=_ascii(status.partition(":")[0]))
             self._commit_seconds.observe(stats["write_s"], self._tags)
         self._show()
 
@@ -119,3 +119,8 @@ class RunMetrics:
         """Ray takes no 0, so a series appears with the first of what it counts."""
         if value > 0:
             counter.inc(value, {**self._tags, **tags})
+
+
+def _ascii(value: str) -> str:
+    """A tag's value; Ray takes no other characters, so they are written out."""
+    return value.encode("ascii", "backslashreplace").decode()
