@@ -8,7 +8,7 @@ peer is plain transformers as most people speed it up: rows sorted by length, ba
 `CrossEncoder.predict` of sentence-transformers does the same (`pip install bertray[bench]`). Every
 side starts from texts and ends with probabilities; of several repeats, which take turns, the median
 counts. ``--model`` is a sequence-classification folder; an encoder without a head gets a random
-one, whose labels say little: judge int8 and bfloat16 by a fine-tuned model.
+one, whose labels say little: judge number types by a fine-tuned model.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,9 +84,11 @@ def load_sides(
     sides = {"Hugging Face, sorted, 32": lambda texts: hugging_face(tokenizer, model, texts)}
     ours = {"torch": "float32", "onnx": "float32", "onnx int8": "int8"}
     if device == "cuda":
-        lower = load_model(bundle).to(device, dtype=torch.bfloat16)
-        sides["the same, bfloat16"] = lambda texts: hugging_face(tokenizer, lower, texts)
-        ours = {"torch": "float32", "torch bfloat16": "bfloat16"}
+        ours = {"torch": "float32"}
+        for name in ("float16", "bfloat16"):
+            lower = load_model(bundle).to(device, dtype=getattr(torch, name))
+            sides[f"the same, {name}"] = partial(hugging_face, tokenizer, lower)
+            ours[f"torch {name}"] = name
     if find_spec("sentence_transformers"):
         sides["sentence-transformers CrossEncoder"] = cross_encoder(bundle, device=device)
     for name, dtype in ours.items():

@@ -1,14 +1,15 @@
 """The packed forward against padding on one CUDA card, without Ray or any network.
 
-    python benchmarks/gpu.py [--rows 20000] [--repeats 3]
+    python benchmarks/gpu.py [--rows 20000] [--repeats 3] [--dtype bfloat16]
     python benchmarks/gpu.py --device cpu --tiny    # the same code in seconds
 
-BERT-base and BERT-large with random weights, bfloat16; row lengths log-normal with a median of 64
-and of 200 tokens, at most 512. All sides take rows longest first. The padded ones are plain
-transformers with its SDPA attention: 32 rows a batch, as most people have it, and batches of our
-token budget. "Of matmul" is the work of the real tokens (all of BERT's, without our shortcut in the
-last layer) over the time, against the best rate at which this card multiplies large bfloat16
-matrices. The last columns compare labels and probabilities of 1,000 rows with float32.
+BERT-base and BERT-large with random weights, in float16 as the engine has it; row lengths
+log-normal with a median of 64 and of 200 tokens, at most 512. All sides take rows longest first.
+The padded ones are plain transformers with its SDPA attention: 32 rows a batch, as most people have
+it, and batches of our token budget. "Of matmul" is the work of the real tokens (all of BERT's,
+without our shortcut in the last layer) over the time, against the best rate at which this card
+multiplies large matrices of that type. The last columns compare labels and probabilities of 1,000
+rows with float32.
 """
 
 import argparse
@@ -60,14 +61,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--max-batch-tokens", type=int, default=DEFAULT_BATCH_TOKENS["cuda"])
+    parser.add_argument("--dtype", default="float16", choices=["float16", "bfloat16"])
     parser.add_argument("--tiny", action="store_true", help="a small model and few rows")
     options = parser.parse_args()
     device = torch.device(options.device)
     num_rows = 200 if options.tiny else options.rows
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
-    rate = matmul_rate(device, torch.bfloat16)
+    dtype: torch.dtype = getattr(torch, options.dtype)
+    rate = matmul_rate(device, dtype)
     print(f"{name}; torch {torch.__version__}, transformers {transformers.__version__}; ", end="")
-    print(f"bfloat16 matrix products at {rate / 1e12:.1f} TFLOP/s\n")
+    print(f"{options.dtype} matrix products at {rate / 1e12:.1f} TFLOP/s\n")
     print(
         "| model | median length | side | rows/s | tokens/s | padding | of matmul | ratio ", end=""
     )
@@ -102,14 +105,14 @@ def main() -> None:
 def load_sides(
     model: PreTrainedModel, rows: Encoded, options: argparse.Namespace
 ) -> list[tuple[str, Forward, Plan, bool]]:
-    """Name, bfloat16 forward pass from row indices to logits, batches, and whether it pads."""
-    device = torch.device(options.device)
+    """Name, forward pass from row indices to logits, batches, and whether it pads."""
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     packed = pack(copy.deepcopy(model))
     assert packed is not None
-    packed = packed.lower(torch.bfloat16).to(device)
+    packed = packed.lower(dtype).to(device)
     if device.type == "cuda":
         packed.operations = fused_operations(has_bias=packed.has_bias)
-    plain = copy.deepcopy(model).to(device, dtype=torch.bfloat16)
+    plain = copy.deepcopy(model).to(device, dtype=dtype)
     ordered = np.argsort(-rows.lengths, kind="stable")
     few = [ordered[start : start + 32] for start in range(0, len(ordered), 32)]
     many = plan_batches(rows.lengths, max_tokens=options.max_batch_tokens)

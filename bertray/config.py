@@ -459,7 +459,8 @@ class InferenceModel(Section):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
-        description="Number type of the forward pass. `auto`: bfloat16 on GPU, else float32. "
+        description="Number type of the forward pass. `auto`: float16 on GPU, else float32; rows "
+        "whose numbers leave the range of float16 are computed again in bfloat16. "
         "`int8`: faster on CPU; the run says how many labels of a sample stay the same.",
     )
     max_batch_tokens: Count | None = Field(

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from bertray.schema import (
 )
 from bertray.text.columns import Texts, as_column, distinct, is_blank, is_null, not_utf8
 from bertray.text.long import Rows, make_row_encoder
+from bertray.text.ragged import Encoded, take
 
 logger = logging.getLogger(__name__)
 
@@ -143,8 +145,10 @@ class Engine:
             long_text=settings.long_text,
             parallel=num_threads > 1,
         )
+        self._bundle, self._dtype = bundle, settings.dtype
+        self._pad_token_id = tokenizer.pad_token_id or 0
         self._backend = _load_backend(
-            bundle, settings, pad_token_id=tokenizer.pad_token_id or 0, num_threads=num_threads
+            bundle, settings, pad_token_id=self._pad_token_id, num_threads=num_threads
         )
         self._max_batch_tokens = settings.max_batch_tokens
         self._config = read_config(bundle.folder, source=bundle.source, key="model.path")
@@ -199,16 +203,14 @@ class Engine:
     def _compute(self, rows: Rows, stats: EngineStats) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of shape (N, C) and status of shape (N,) of rows that hold text."""
         encoded = rows.encoded
-        with self._computing:
-            outcome = run_batches(
-                self._backend, encoded, max_tokens=self._max_batch_tokens, probe=self._probe
-            )
-            self._max_batch_tokens = outcome.max_tokens  # remembered: the next rows are no smaller
-            self._num_halvings += outcome.num_halvings
-            stats.num_halvings = self._num_halvings
-            stats.num_new_halvings += outcome.num_halvings
-        # On CUDA the next call's batches can line up behind these by now.
-        logits = outcome.collect(num_rows=len(encoded), num_labels=self._num_labels)
+        logits, failures = self._run(self._backend, encoded, stats)
+        if self._dtype == "float16":
+            broken = ~np.isfinite(logits).all(axis=1)
+            broken[list(failures)] = False
+            if broken.any():
+                again = np.flatnonzero(broken)
+                logits[again], reasons = self._run(self._wider, take(encoded, again), stats)
+                failures |= {int(again[row]): reason for row, reason in reasons.items()}
         pooled = pool_windows(
             torch.from_numpy(logits), rows.num_windows, aggregate=self._long_text.aggregate
         )
@@ -219,17 +221,47 @@ class Engine:
         status[~np.isfinite(probabilities).all(axis=1)] = NOT_FINITE
         row_of = np.repeat(np.arange(len(rows)), rows.num_windows)
         # Of a row's windows that failed the first says why.
-        for sequence, reason in sorted(outcome.failures.items(), reverse=True):
+        for sequence, reason in sorted(failures.items(), reverse=True):
             status[row_of[sequence]] = reason
         probabilities[status != OK] = np.nan
         stats.num_distinct += len(rows)
         stats.num_tokens += int(encoded.offsets[-1])
+        stats.num_flops += forward_flops(self._config, encoded.lengths)
+        return probabilities, status
+
+    def _run(
+        self, backend: Backend, encoded: Encoded, stats: EngineStats
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """Logits of shape (N, C), and by row why it has none."""
+        with self._computing:
+            outcome = run_batches(
+                backend, encoded, max_tokens=self._max_batch_tokens, probe=self._probe
+            )
+            self._max_batch_tokens = outcome.max_tokens  # remembered: the next rows are no smaller
+            self._num_halvings += outcome.num_halvings
+            stats.num_halvings = self._num_halvings
+            stats.num_new_halvings += outcome.num_halvings
+        # On CUDA the next call's batches can line up behind these by now.
+        logits = outcome.collect(num_rows=len(encoded), num_labels=self._num_labels)
         stats.num_padded_tokens += outcome.num_padded_tokens
         stats.num_batches += outcome.num_batches
-        stats.num_flops += forward_flops(self._config, encoded.lengths)
         stats.seconds["transfer"] += outcome.transfer_s
         stats.seconds["compute"] += outcome.compute_s
-        return probabilities, status
+        return logits, outcome.failures
+
+    @cached_property
+    def _wider(self) -> Backend:
+        """For rows whose numbers leave float16's range."""
+        logger.warning(
+            "numbers of some rows leave the range of float16: these rows are computed again in "
+            "bfloat16; where most of them do, model.dtype=bfloat16 is faster"
+        )
+        return TorchBackend(
+            self._bundle,
+            device=self._backend.device.type,  # type: ignore[arg-type]
+            dtype="bfloat16",
+            pad_token_id=self._pad_token_id,
+        )
 
 
 def read_logits(

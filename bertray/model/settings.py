@@ -60,7 +60,7 @@ def resolve_settings(
         bundle: the model.
         device: where it will run.
         max_length: tokens a row is cut to; what the bundle says by default.
-        dtype: ``auto`` is bfloat16 on CUDA and float32 on CPUs. See `verify_int8` for int8.
+        dtype: ``auto`` is float16 on CUDA and float32 on CPUs. See `verify_int8` for int8.
         max_batch_tokens: rows x longest row of a forward pass.
         backend: ``auto`` is ONNX Runtime on CPUs if it is installed and takes the model.
         long_text: what becomes of longer texts; what the bundle says by default.
@@ -80,7 +80,7 @@ def resolve_settings(
         tokenizer = load_tokenizer(bundle.folder)
         check_long_text(long_text, tokenizer, max_length=max_length, has_pairs=has_pairs)
     if dtype == "auto":
-        dtype = "bfloat16" if device == "cuda" else "float32"
+        dtype = "float16" if device == "cuda" else "float32"
     fits_onnx = device == "cpu" and dtype in ("float32", "int8") and takes_onnx(config)
     if backend == "auto":
         installed = all(find_spec(name) is not None for name in ("onnx", "onnxruntime"))

@@ -59,7 +59,7 @@ def test_a_model_is_trained_measured_and_used_on_the_card(
         assert summary.pool.device == ("cuda" if gpus else "cpu")
         found[gpus] = pq.read_table(out)
         footer = pq.read_metadata(next(out.rglob("*.parquet"))).metadata
-        wanted = "cuda torch bfloat16" if gpus else "cpu"
+        wanted = "cuda torch float16" if gpus else "cpu"
         assert footer[b"bertray.engine"].decode().startswith(wanted)
     labels = [table["predicted_label"].to_pylist() for table in found.values()]
     assert labels[0] == labels[1] == pq.read_table(lake)["label"].to_pylist()

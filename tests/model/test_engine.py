@@ -1,4 +1,5 @@
 import builtins
+import shutil
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from small_models import WORDS, random_texts
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -271,6 +273,38 @@ def test_a_row_that_is_not_finite_is_the_only_one_lost(bundle, monkeypatch):
     assert np.isnan(found.probabilities[1]).all()
 
 
+def test_a_row_beyond_float16_is_computed_again_in_bfloat16(bundle, tmp_path, caplog):
+    folder = shutil.copytree(bundle.folder, tmp_path / "loud")
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.embeddings.word_embeddings.weight"][AWFUL] *= 1e7  # LayerNorm follows
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    loud = open_bundle(str(folder))
+    texts = ["good film", "awful film", "bad", "a plot that is awful"]
+    exact = make_engine(loud, backend="torch").predict(texts).probabilities
+    coarse = make_engine(loud, dtype="bfloat16").predict(texts[1::2]).probabilities
+    engine, stats = make_engine(loud, dtype="float16"), EngineStats()
+    found = engine.predict(texts, stats=stats)
+    assert found.status == (OK,) * 4
+    np.testing.assert_allclose(found.probabilities[::2], exact[::2], atol=2e-3)
+    np.testing.assert_array_equal(found.probabilities[1::2], coarse)
+    assert stats.num_padded_tokens > stats.num_tokens
+    again = make_engine(loud, dtype="float16").predict(texts[::-1])
+    assert again.probabilities[::-1].tobytes() == found.probabilities.tobytes()
+    assert "model.dtype=bfloat16 is faster" in caplog.text
+    caplog.clear()
+    assert engine.predict(texts[:1]).status == (OK,)
+    assert not caplog.records
+
+
+def test_a_row_that_breaks_float16_and_bfloat16_is_the_only_one_lost(bundle, tmp_path):
+    folder = shutil.copytree(bundle.folder, tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.embeddings.word_embeddings.weight"][AWFUL] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    found = make_engine(open_bundle(str(folder)), dtype="float16").predict(["good", "awful", "bad"])
+    assert found.status == (OK, NOT_FINITE, OK)
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "albert", "distilbert", "mpnet"])
 def test_int8_stays_near_and_is_verified_on_a_sample(make_bundle, family):
     bundle = make_bundle(family)
@@ -306,7 +340,7 @@ def test_a_graph_whose_numbers_differ_is_refused_and_not_kept(make_bundle, monke
 
 def test_what_is_left_to_us_is_resolved_in_the_open(bundle, monkeypatch):
     assert resolve_settings(bundle, device="cpu").backend == "onnx"
-    assert resolve_settings(bundle, device="cuda").dtype == "bfloat16"
+    assert resolve_settings(bundle, device="cuda").dtype == "float16"
     assert resolve_settings(bundle, device="cuda").backend == "torch"
     assert resolve_settings(bundle, device="cpu", dtype="bfloat16").backend == "torch"
     assert resolve_settings(bundle, device="cpu", dtype="int8").backend == "onnx"
