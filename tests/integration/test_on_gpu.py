@@ -38,10 +38,10 @@ def test_a_model_is_trained_measured_and_used_on_the_card(
     write_shards: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    bundle, data = tmp_path / "bundle", write_shards({"a": reviews(400, seed=0)}, folder="data")
+    bundle, data = tmp_path / "bundle", write_shards({"a": reviews(800, seed=0)}, folder="data")
     lake = write_shards({f"{n}": reviews(500, seed=n + 1) for n in range(4)}, folder="lake")
     words = [f"model.base={base_without_dropout}", f"data.train={data}", f"output.path={bundle}"]
-    words += ["optim.learning_rate=5e-3", "training.num_epochs=3", f"scaling.strategy={strategy}"]
+    words += ["optim.learning_rate=5e-3", "training.num_epochs=5", f"scaling.strategy={strategy}"]
     words += ["data.validation_fraction=0.2", "scaling.num_workers=1", "scaling.use_gpu=true"]
     trained = train(load_config(TrainConfig, None, words))
     assert trained.metrics["accuracy"] > 0.95
