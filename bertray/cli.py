@@ -162,6 +162,9 @@ def explain(
     label: Annotated[
         str | None, typer.Option(help="Explain this label. Default: the most probable one.")
     ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Where store://NAME@champion is, or models:/NAME@champion.")
+    ] = None,
 ) -> None:
     """Say which words of a text speak for a label, and which against it."""
     _log()
@@ -169,7 +172,7 @@ def explain(
     from bertray.model.bundle import open_bundle
     from bertray.report.explain import Explainer
 
-    found = Explainer(open_bundle(model, key="MODEL"))(text, pair, label=label)
+    found = Explainer(open_bundle(model, key="MODEL", root=store))(text, pair, label=label)
     show_explanation(found, (text, *(() if pair is None else (pair,))))
 
 

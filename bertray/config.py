@@ -281,8 +281,12 @@ class Distillation(Section):
 
     teacher: str | None = Field(
         None,
-        description="Bundle, or any Hugging Face sequence-classification folder, hub id or URI, of "
-        "the same labels as the data. Default: no teacher.",
+        description="A bundle, any Hugging Face sequence-classification folder, hub id or URI, or "
+        "a version in `distillation.store` as `bertray score` takes it (`store://NAME@champion`, "
+        "`models:/NAME/3`), of the same labels as the data. Default: no teacher.",
+    )
+    store: str | None = Field(
+        None, description="Folder or URI of the model store it is in, MLflow's included."
     )
     temperature: Positive = Field(
         2.0, description="Logits of both models are divided by it; higher says more of all labels."

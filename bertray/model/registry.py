@@ -28,7 +28,7 @@ from bertray.model.mlflow_store import (
     experiment_of,
     patience,
 )
-from bertray.model.store import CHAMPION, Promotion, Version, now, who
+from bertray.model.store import CHAMPION, Promotion, Version, now, root_key, who
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -80,11 +80,11 @@ def find(root: str | None, source: str, *, key: str = "model.path") -> Version:
         )
     if root is None or not is_root(root):
         raise ConfigError(
-            f"{key}={source}: set model.store to the URI of the MLflow store, as in "
+            f"{key}={source}: set {root_key(key)} to the URI of the MLflow store, as in "
             f"http://mlflow.internal:5000; it is {root}"
         )
     name, alias, number = match.groups()
-    with _asking(root, key="model.store") as client:
+    with _asking(root, key=root_key(key)) as client:
         found = {int(one.version): one for one in _versions(client, name)}
         if not found:
             raise ModelError(
@@ -173,7 +173,7 @@ def fetch(location: str, *, key: str) -> Path:
     kept = cache_folder() / "fetched"
     if digest is not None and (kept / digest).is_dir():
         return kept / digest
-    with _asking(root, key="model.store") as client:
+    with _asking(root, key=root_key(key)) as client:
         found = client.get_model_version(name, number)
         said = f"{key}={SCHEME}{name}/{number}"
         identity = f"{location} {found.creation_timestamp} {found.source}"

@@ -5,7 +5,8 @@ ROOT/NAME/bundles/DIGEST/         its files
 ROOT/NAME/aliases/champion.json   who was put in use under this name, when, by whom and why
 
 ``store://reviews@champion`` names a version by its alias, ``store://reviews@3`` by its number; the
-root is ``model.store``. Files are only ever added, so a version never changes.
+root is ``model.store``, or the like of it beside another setting. Files are only ever added, so a
+version never changes.
 """
 
 import getpass
@@ -73,6 +74,12 @@ def is_reference(source: str) -> bool:
     return source.startswith(SCHEME)
 
 
+def root_key(key: str) -> str:
+    """The setting that says where the store is of a model that another setting names."""
+    section, dot, _ = key.rpartition(".")
+    return f"{section}.store" if dot else "--store"  # an argument of the command line
+
+
 def find(root: str | None, source: str, *, key: str = "model.path") -> Version:
     """The version that ``source`` names; its champion if it names the model alone.
 
@@ -91,7 +98,9 @@ def find(root: str | None, source: str, *, key: str = "model.path") -> Version:
             f"{key}={source}: write store://NAME@champion, or store://NAME@3 for version 3"
         )
     if root is None:
-        raise ConfigError(f"{key}={source}: set model.store to the folder or URI of the store")
+        raise ConfigError(
+            f"{key}={source}: set {root_key(key)} to the folder or URI of the model store"
+        )
     name, alias = match[1], match[2] or CHAMPION
     found = versions(root, name)
     if not found:

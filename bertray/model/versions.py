@@ -18,7 +18,8 @@ def find(root: str | None, source: str, *, key: str = "model.path") -> Version:
         return registry.find(root, source, key=key)
     if root is not None and registry.is_root(root):
         raise ConfigError(
-            f"{key}={source}: model.store={root} is an MLflow store; write models:/NAME@champion"
+            f"{key}={source}: {store.root_key(key)}={root} is an MLflow store; write "
+            "models:/NAME@champion"
         )
     return store.find(root, source, key=key)
 

@@ -72,8 +72,8 @@ def prepare(config: TrainConfig) -> Job | None:
     shards = list_shards(config.data)
     base = open_base(config.model, LongText(**config.text.model_dump()))
     augmenter = open_augmenter(config.augmentation, seed=config.training.seed)
-    named = config.distillation.teacher
-    teacher = open_bundle(named, key=TEACHER) if named is not None else None
+    named, root = config.distillation.teacher, config.distillation.store
+    teacher = open_bundle(named, key=TEACHER, root=root) if named is not None else None
     lineage = folder.lineage_of(
         config, base=base, data_digest=shards.digest, augmenter=augmenter, teacher=teacher
     )

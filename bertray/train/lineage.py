@@ -57,7 +57,7 @@ def lineage_of(
         for source in augmenter.sources:
             settings[source.key] = [*settings.get(source.key, []), source.digest]
     if teacher is not None:
-        settings |= _flat("distillation", config.distillation.model_dump())
+        settings |= _flat("distillation", config.distillation.model_dump(exclude={"store"}))
         settings["distillation.teacher"] = teacher.digest
     if config.search.keys:
         settings[SEARCH] = config.search.model_dump(exclude={"max_concurrent"})

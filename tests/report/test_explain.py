@@ -1,5 +1,6 @@
 import copy
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import (
 
 from bertray import cli
 from bertray.errors import ConfigError, DataError
+from bertray.model import versions
 from bertray.model.bundle import Bundle, load_model, load_tokenizer, open_bundle
 from bertray.report.explain import MOST_STEPS, TOLERANCE, Explainer
 from bertray.schema import Scale
@@ -196,3 +198,27 @@ def test_the_command_shows_the_text_and_its_strongest_words(
     assert shown.startswith("good film [b]")
     assert "so-so, 0." in shown
     assert "strongest words" in shown
+
+
+@pytest.mark.parametrize("kind", ["store", "mlflow"])
+def test_the_command_takes_a_model_in_a_store(
+    kind: str,
+    classifier_folder: Path,
+    empty_mlflow: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root, model = str(tmp_path / "store"), "store://reviews@champion"
+    if kind == "mlflow":
+        shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+        root, model = f"sqlite:///{tmp_path / 'mlflow.db'}", "models:/reviews@champion"
+    versions.promote(root, versions.add(root, "reviews", classifier_folder), why="the first")
+    shown = []
+    for words in ([str(classifier_folder)], [model, "--store", root]):
+        assert cli.main(["explain", *words, "good film"]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert cli.main(["explain", model, "good film"]) == 2
+    assert f"MODEL={model}: set --store to the" in capsys.readouterr().err

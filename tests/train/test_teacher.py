@@ -1,5 +1,6 @@
 """A teacher's logits are its own, in the student's order of labels, which must be the same."""
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bertray.config import TrainConfig, TrainData, load_config
 from bertray.errors import ConfigError, DataError, ModelError
+from bertray.model import versions
 from bertray.model.bundle import open_bundle
 from bertray.train.base import Base, load_base
 from bertray.train.data import in_row_order, tokenize
@@ -174,3 +176,38 @@ def test_the_lineage_names_the_teachers_digest_and_its_labels_are_checked_at_onc
     pa.parquet.write_table(two, tmp_path / "data/a.parquet")
     with pytest.raises(ConfigError, match=r"it has 'so-so' that no row has, and lacks none"):
         prepare(load_config(TrainConfig, None, words))
+
+
+@pytest.mark.parametrize("kind", ["store", "mlflow"])
+def test_a_teacher_in_a_store_is_the_same_teacher(
+    kind: str,
+    tmp_path: Path,
+    classifier_folder: Path,
+    empty_mlflow: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root, named = str(tmp_path / "store"), "store://tutor@champion"
+    if kind == "mlflow":
+        shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+        root, named = f"sqlite:///{tmp_path / 'mlflow.db'}", "models:/tutor@champion"
+    versions.promote(root, versions.add(root, "tutor", classifier_folder), why="the first")
+    words = [
+        f"model.base={classifier_folder}",
+        f"data.train={shards_of(tmp_path)}",
+        f"output.path={tmp_path / 'out'}",
+    ]
+    there = [f"distillation.teacher={named}", f"distillation.store={root}"]
+    job = prepare(load_config(TrainConfig, None, [*words, *there]))
+    plain = prepare(
+        load_config(TrainConfig, None, [*words, f"distillation.teacher={classifier_folder}"])
+    )
+    assert isinstance(job, Job)
+    assert isinstance(plain, Job)
+    assert job.lineage == plain.lineage  # where it lies changes nothing
+    found, other = job.teacher_on("cpu"), plain.teacher_on("cpu")
+    assert found is not None
+    assert other is not None
+    np.testing.assert_array_equal(teach(found, [TEXTS]), teach(other, [TEXTS]))  # as a worker does
+    with pytest.raises(ConfigError, match=r"distillation\.teacher=.*: set distillation\.store to"):
+        prepare(load_config(TrainConfig, None, [*words, there[0]]))
