@@ -451,7 +451,8 @@ class InferenceModel(Section):
     store: str | None = Field(
         None,
         description="Folder or URI of the model store; for `models:/` the URI of an MLflow store, "
-        "as in `http://mlflow.internal:5000` (`pip install bertray[mlflow]`).",
+        "as in `http://mlflow.internal:5000`, `databricks`, `databricks-uc` or "
+        "`databricks://PROFILE` (`pip install bertray[mlflow]`).",
     )
     max_length: Count | None = Field(
         None, description="Tokens a row is cut to. Default: as trained, else what the model allows."

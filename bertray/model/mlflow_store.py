@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 INSTALL = "pip install bertray[mlflow]"
 SQLITE = "sqlite:///"
 EXPERIMENT = "bertray"
+DATABRICKS, UNITY = "databricks", "databricks-uc"  # a workspace's registry, Unity Catalog's
 BUNDLE = "bundle"  # folder of a run's artifacts that a bundle is logged to
 DIGEST = "bertray.bundle"  # tag of the run, set once the bundle is there: its digest
 ANSWER_S = 10  # that a server may take to answer, twice
 TRANSFER_S = 120  # likewise, to take or to give a file
+
+
+def workspace_of(uri: str) -> str | None:
+    """Of a Databricks URI, such as ``databricks-uc://profile``, that of its tracking; else None."""
+    kind, mark, profile = uri.partition("://")
+    return f"{DATABRICKS}{mark}{profile}" if kind in (DATABRICKS, UNITY) else None
 
 
 def check_uri(uri: str, *, key: str) -> None:
@@ -43,11 +50,16 @@ def client_of(uri: str) -> "MlflowClient":
 
     for name in ("mlflow", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    return MlflowClient(tracking_uri=workspace_of(uri) or uri, registry_uri=uri)
 
 
 def experiment_of(client: "MlflowClient", name: str, *, uri: str) -> str:
-    """The id of an experiment. One that is made in an SQLite file has its artifacts beside it."""
+    """The id of an experiment. One that is made in an SQLite file has its artifacts beside it.
+
+    Databricks has them in folders: a plain name stands for one in ``/Shared``.
+    """
+    if workspace_of(uri) is not None and not name.startswith("/"):
+        name = f"/Shared/{name}"
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)

@@ -19,23 +19,27 @@ from bertray.model.cache import cache_folder, digest_of, filling
 from bertray.model.mlflow_store import (
     ANSWER_S,
     BUNDLE,
+    DATABRICKS,
     DIGEST,
     EXPERIMENT,
     SQLITE,
     TRANSFER_S,
+    UNITY,
     check_uri,
     client_of,
     experiment_of,
     patience,
+    workspace_of,
 )
 from bertray.model.store import CHAMPION, Promotion, Version, now, root_key, who
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 SCHEME = "models:/"
-STORES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")  # that MLflow keeps things in
+# What MLflow keeps things in.
+STORES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", DATABRICKS, UNITY)
 PARENT, ADDED_BY, AT, BY, WHY = (
     f"bertray.{name}" for name in ("parent", "added_by", "promoted", "promoted_by", "why")
 )  # tags of a version
@@ -85,7 +89,7 @@ def find(root: str | None, source: str, *, key: str = "model.path") -> Version:
         )
     name, alias, number = match.groups()
     with _asking(root, key=root_key(key)) as client:
-        found = {int(one.version): one for one in _versions(client, name)}
+        found = {int(one.version) for one in _versions(client, name)}
         if not found:
             raise ModelError(
                 f"{key}={source}: {root} has no version of a model {name!r}; `bertray evaluate "
@@ -101,7 +105,7 @@ def find(root: str | None, source: str, *, key: str = "model.path") -> Version:
                 )
         if int(number) not in found:
             raise ModelError(f"{key}={source}: there is no version {number}; there are {listed}")
-        return _version(root, client, found[int(number)])
+        return _version(root, client, client.get_model_version(name, str(number)))
 
 
 def champion(root: str, name: str) -> Version | None:
@@ -120,18 +124,23 @@ def add(root: str, name: str, folder: Path) -> Version:
     already is not sent again.
 
     Raises:
-        ConfigError: ``name`` cannot be a model's.
+        ConfigError: ``name`` cannot be a model's, or the registry takes no bundles.
         StorageError: the registry cannot be reached, or refuses.
     """
     if re.fullmatch(_NAME, name) is None:
         raise ConfigError(f"gate.name={name!r}: without any of / : @ # % ' \"")
+    if root.partition("://")[0] == UNITY:
+        raise ConfigError(
+            f"gate.store={root}: Unity Catalog takes MLflow models with a signature, and a bundle "
+            f"is none; set gate.store={workspace_of(root)}, the registry of the workspace"
+        )
     digest = digest_of(folder)
     with _asking(root, key="gate.store") as client:
         for one in _versions(client, name):
             if _digest_of(client, one) == digest:
                 return _version(root, client, one)
         run = _run_that_has(client, digest) or _logged(client, root, name, folder, digest)
-        if not _is_registered(client, name):
+        if _registered(client, name) is None:
             client.create_registered_model(name)
         tags = {DIGEST: digest, ADDED_BY: who()}
         parent = _numbers_in_use(client, name).get(CHAMPION)
@@ -181,7 +190,7 @@ def fetch(location: str, *, key: str) -> Path:
         if target.is_dir():
             return target
         with filling(target) as folder:
-            _download(client.get_model_version_download_uri(name, number), folder, root)
+            _download(client, f"{SCHEME}{name}/{number}", folder, root)
             if not (folder / "config.json").is_file():
                 raise ModelError(f"{said}: no config.json in there, so it is no model folder")
             if digest is not None and digest_of(folder) != digest:
@@ -193,12 +202,26 @@ def fetch(location: str, *, key: str) -> Path:
     return target
 
 
-def _download(uri: str, folder: Path, root: str) -> None:
-    """Fill a folder with the files of an artifact folder."""
+def _download(client: "MlflowClient", reference: str, folder: Path, root: str) -> None:
+    """Fill a folder with the files of a version."""
     from mlflow.artifacts import download_artifacts
 
+    workspace = workspace_of(root)
+    if workspace is not None:  # which gives each file leave to be read, by the version's name
+        uri = reference
+    else:
+        uri = client.get_model_version_download_uri(*reference.removeprefix(SCHEME).split("/"))
     with patience(TRANSFER_S):
-        made = Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=root))
+        made = Path(
+            download_artifacts(
+                artifact_uri=uri,
+                dst_path=str(folder),
+                tracking_uri=workspace or root,
+                registry_uri=root,
+            )
+        )
+    if made == folder:
+        return
     for path in [*made.iterdir()]:
         path.rename(folder / path.name)
     made.rmdir()
@@ -223,16 +246,24 @@ def _versions(client: "MlflowClient", name: str) -> list["ModelVersion"]:
     return list(client.search_model_versions(f"name = '{name}'"))
 
 
-def _is_registered(client: "MlflowClient", name: str) -> bool:
-    return bool(client.search_registered_models(f"name = '{name}'"))
+def _registered(client: "MlflowClient", name: str) -> "RegisteredModel | None":
+    """Asked by name: Unity Catalog cannot be searched for one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+            raise
+        return None
 
 
 def _numbers_in_use(client: "MlflowClient", name: str) -> dict[str, int]:
     """Numbers by alias."""
-    if not _is_registered(client, name):
+    found = _registered(client, name)
+    if found is None:
         return {}
-    aliases = client.get_registered_model(name).aliases
-    return {alias: int(number) for alias, number in aliases.items()}
+    return {alias: int(number) for alias, number in found.aliases.items()}
 
 
 def _version(root: str, client: "MlflowClient", found: "ModelVersion") -> Version:

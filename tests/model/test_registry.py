@@ -1,12 +1,17 @@
 """MLflow's registry as a model store, in a real SQLite one."""
 
+import json
 import shutil
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from mlflow import MlflowClient
 
+from bertray.config import ScoreConfig, load_config
 from bertray.errors import BertrayError, ConfigError, ModelError, StorageError
 from bertray.model import mlflow_store, registry, versions
 from bertray.model.bundle import open_bundle
@@ -203,6 +208,11 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
         ("sqlite:////data/mlflow.db", True),
         ("postgresql+psycopg2://db/mlflow", True),
         ("https://mlflow.internal", True),
+        ("databricks", True),
+        ("databricks-uc", True),
+        ("databricks://profile", True),
+        ("databricks-uc://profile", True),
+        ("./databricks", False),
         ("s3://models", False),
         ("models", False),
         ("/data/http", False),
@@ -210,3 +220,68 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
 )
 def test_stores_of_mlflow_are_told_from_our_own(root: str, *, wanted: bool) -> None:
     assert registry.is_root(root) is wanted
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What a Databricks host that has one version, the champion, has been asked for."""
+    asked: list[str] = []
+
+    class Host(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path.startswith("/api/"):
+                asked.append(path)
+            version = {"name": "a.b.m", "version": "3", "creation_timestamp": 1_000}
+            answer = {
+                "model-versions/search": {"model_versions": [version]},
+                "model-versions/get": {"model_version": version},
+                "registered-models/get": {
+                    "registered_model": {
+                        "name": "a.b.m",
+                        "aliases": [{"alias": "champion", "version": "3"}],
+                    }
+                },
+            }.get("/".join(path.split("/")[-2:]))
+            body = json.dumps(answer).encode()
+            self.send_response(404 if answer is None else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Host) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        host = f"http://127.0.0.1:{server.server_port}"
+        profiles = tmp_path / "databrickscfg"
+        profiles.write_text(f"[profile]\nhost = {host}\ntoken = secret\n")
+        monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(profiles))
+        monkeypatch.setenv("DATABRICKS_HOST", host)
+        monkeypatch.setenv("DATABRICKS_TOKEN", "secret")
+        yield asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize("profile", ["", "://profile"])
+@pytest.mark.parametrize("registry_kind", ["databricks", "databricks-uc"])
+def test_a_version_in_databricks_is_asked_for_as_mlflow_does(
+    registry_kind: str, profile: str, workspace: list[str]
+) -> None:
+    root = f"{registry_kind}{profile}"
+    words = ["model.path=models:/a.b.m@champion", f"model.store={root}"]
+    config = load_config(ScoreConfig, None, [*words, "input.path=in", "output.path=out"])
+    found = versions.find(config.model.store, config.model.path)
+    assert (found.number, found.digest) == (3, None)
+    assert found.location == f"{root}#models:/a.b.m/3"
+    assert registry.is_location(found.location)
+    assert workspace
+    part = "unity-catalog/" if registry_kind == "databricks-uc" else ""
+    assert all(path.startswith(f"/api/2.0/mlflow/{part}") for path in workspace)
+    assert mlflow_store.workspace_of(root) == f"databricks{profile}"
+
+
+def test_unity_catalog_is_said_to_take_no_bundles(classifier_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"set gate\.store=databricks://profile, the registry"):
+        versions.add("databricks-uc://profile", "a.b.m", classifier_folder)
