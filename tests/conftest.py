@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kuberay-crds", type=Path, help="of test_kuberay.py: a folder of CRDs")
     parser.addoption("--kills-s3", type=int, default=0, help="likewise, on S3; 0: not there")
     parser.addoption("--lose-hosts", action="store_true", help="of test_hosts.py: the slow ones")
+    parser.addoption("--mlflow", help="of test_mlflow_server.py: the command of a full MLflow")
     parser.addoption("--mpnet", help="folder of MPNet-base, for test_families.py")
 
 
