@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt configs/demo/packages.txt tests/package
 	@echo "Installing into $(VENV) (some minutes the first time) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) torch
-	@$(PIP) --editable '.[dev,fast]'
+	@$(PIP) --editable '.[dev,fast,mlflow]'
 	@$(PIP) --no-deps --requirement configs/demo/packages.txt --requirement tests/packages.txt
 	@touch $@
 
