@@ -22,13 +22,17 @@ from bertray.model.packed import PackedModel
 
 Precision = Literal["float32", "int8"]
 
-GRAPH_VERSION = 6  # to be raised with any change here: graphs are cached
+GRAPH_VERSION = 7  # to be raised with any change here: graphs are cached
 OUTPUT = "logits"
 OPSET = 18
 IR_VERSION = 9
 # In an 8-bit product each token has a scale of its own, and each output of the weights.
 LIMIT = 127
-ZERO = np.array(128, np.uint8)  # the byte that stands for zero in activations
+BYTES = 255
+ZERO = 128  # the byte that stands for zero in activations
+# GELU is never below this (its minimum, at -0.75), so few bytes do for what is negative: the others
+# count in steps of little over half the size.
+GELU_LEAST, GELU_ZERO = -0.17, 40
 
 
 def write_graph(packed: PackedModel, path: Path, *, precision: Precision) -> None:
@@ -93,33 +97,37 @@ class _Graph:
             self.weights[key] = numpy_helper.from_array(array, f"weight_{len(self.weights)}")
         return self.weights[key].name
 
-    def product(self, x: str, weight: Tensor, *, exact: bool = False) -> str:
+    def product(self, x: str, weight: Tensor, *, exact: bool = False, is_gelu: bool = False) -> str:
         """``x @ weight.T``, in 8 bits unless ``exact``."""
         if exact or self._precision == "float32":
             return self.node("MatMul", x, self.weight(weight, _transposed))
-        rounded, scale = self._rounded(x, width=weight.shape[1])
+        zero = self.constant(np.array(GELU_ZERO if is_gelu else ZERO, np.uint8))
+        rounded, scale = self._rounded(x, zero, width=weight.shape[1], is_gelu=is_gelu)
         product = self.fused(
             "MatMulIntegerToFloat",
             rounded,
             self.weight(weight, _rounded),
             self.constant(np.array(1.0, np.float32)),
             self.weight(weight, _scales),
-            self.constant(ZERO),
+            zero,
         )
         scaled = self.node("Mul", product, scale)
         return self.node("Reshape", scaled, self._rows_and_columns())
 
-    def _rounded(self, x: str, *, width: int) -> tuple[str, str]:
+    def _rounded(self, x: str, zero: str, *, width: int, is_gelu: bool) -> tuple[str, str]:
         """Bytes of shape (B x L, width) and scales of shape (B x L, 1), made once for ``x``."""
         if x not in self._in_bytes:
             flat = self.node("Reshape", x, self.numbers(-1, width))
             last = self.numbers(-1)
-            largest = self.node("ReduceMax", self.node("Abs", flat), last, keepdims=1)
-            least = self.constant(np.array(1e-30, np.float32))
-            step = self.constant(np.array(1 / LIMIT, np.float32))
-            scale = self.node("Mul", self.node("Max", largest, least), step)
+            if is_gelu:
+                largest, most, least = flat, BYTES - GELU_ZERO, -GELU_LEAST / GELU_ZERO
+            else:
+                largest, most, least = self.node("Abs", flat), LIMIT, 1e-30
+            largest = self.node("ReduceMax", largest, last, keepdims=1)
+            scale = self.node("Mul", largest, self.constant(np.array(1 / most, np.float32)))
+            scale = self.node("Max", scale, self.constant(np.array(least, np.float32)))
             each = self.node("Squeeze", scale, last)
-            zeros = self.node("Expand", self.constant(ZERO), self.node("Shape", each))
+            zeros = self.node("Expand", zero, self.node("Shape", each))
             self._in_bytes[x] = self.node("QuantizeLinear", flat, each, zeros, axis=0), scale
         return self._in_bytes[x]
 
@@ -243,7 +251,8 @@ def _write_layer(
     y = graph.normalised_sum(mixed, attention.out.bias, asked, layer.attention_norm)
     up = graph.product(y, layer.up.weight, exact=first_only)
     down = graph.activated(up, layer.up.bias, layer.activation)
-    down = graph.product(down, layer.down.weight, exact=first_only)
+    is_gelu = isinstance(layer.activation, nn.GELU)
+    down = graph.product(down, layer.down.weight, exact=first_only, is_gelu=is_gelu)
     return graph.normalised_sum(down, layer.down.bias, y, layer.out_norm)
 
 
