@@ -35,7 +35,8 @@ class InferenceModel(Section):
         "auto",
         description="Number type of the forward pass. `auto`: float16 on GPU, else float32; rows "
         "whose numbers leave the range of float16 are computed again in bfloat16. "
-        "`int8`: faster on CPU; the run says how many labels of a sample stay the same.",
+        "`int8`: faster on CPU, close calls again in float32; the run says how many labels of a "
+        "sample stay the same.",
     )
     max_batch_tokens: Count | None = Field(
         None,

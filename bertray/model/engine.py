@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from bertray.errors import ModelError
 from bertray.model.backend import TorchBackend
 from bertray.model.bundle import Bundle, load_tokenizer, read_config
 from bertray.model.calibration import calibrate
+from bertray.model.doubt import FINER, in_doubt
 from bertray.model.forward import Backend, run_batches
 from bertray.model.rate import forward_flops
 from bertray.model.settings import EngineSettings
@@ -138,22 +139,22 @@ class Engine:
     ) -> None:
         num_threads = num_threads or torch.get_num_threads()
         tokenizer = load_tokenizer(bundle.folder)
-        self._long_text = settings.long_text
         self._encoder = make_row_encoder(
             tokenizer,
             max_length=settings.max_length,
             long_text=settings.long_text,
             parallel=num_threads > 1,
         )
-        self._bundle, self._dtype = bundle, settings.dtype
-        self._pad_token_id = tokenizer.pad_token_id or 0
-        self._backend = _load_backend(
-            bundle, settings, pad_token_id=self._pad_token_id, num_threads=num_threads
+        self._bundle, self._settings = bundle, settings
+        self._load = partial(
+            _load_backend,
+            bundle,
+            pad_token_id=tokenizer.pad_token_id or 0,
+            num_threads=num_threads,
         )
+        self._backend = self._load(settings)
         self._max_batch_tokens = settings.max_batch_tokens
         self._config = read_config(bundle.folder, source=bundle.source, key="model.path")
-        self._task, self._scale = bundle.task, bundle.scale
-        self._calibration = bundle.calibration if settings.calibrated else None
         self._num_labels = len(bundle.labels)
         self._probe = self._encoder(["a"]).encoded
         self._num_halvings = 0
@@ -202,24 +203,25 @@ class Engine:
 
     def _compute(self, rows: Rows, stats: EngineStats) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of shape (N, C) and status of shape (N,) of rows that hold text."""
-        encoded = rows.encoded
+        encoded, settings = rows.encoded, self._settings
+        row_of = np.repeat(np.arange(len(rows)), rows.num_windows)
         logits, failures = self._run(self._backend, encoded, stats)
-        if self._dtype == "float16":
-            broken = ~np.isfinite(logits).all(axis=1)
-            broken[list(failures)] = False
-            if broken.any():
-                again = np.flatnonzero(broken)
-                logits[again], reasons = self._run(self._wider, take(encoded, again), stats)
-                failures |= {int(again[row]): reason for row, reason in reasons.items()}
-        pooled = pool_windows(
-            torch.from_numpy(logits), rows.num_windows, aggregate=self._long_text.aggregate
-        )
-        probabilities = read_logits(
-            pooled, task=self._task, scale=self._scale, calibration=self._calibration
-        )
+        probabilities = self._read(logits, rows)
+        if settings.dtype in FINER:
+            doubt = in_doubt(
+                probabilities,
+                dtype=settings.dtype,
+                task=self._bundle.task,
+                thresholds=self._bundle.thresholds,
+            )[row_of]
+            doubt[list(failures)] = False
+            if doubt.any():
+                again = np.flatnonzero(doubt)
+                logits[again], reasons = self._run(self._finer, take(encoded, again), stats)
+                failures |= {int(again[place]): reason for place, reason in reasons.items()}
+                probabilities = self._read(logits, rows)
         status = np.full(len(rows), OK, dtype=object)
         status[~np.isfinite(probabilities).all(axis=1)] = NOT_FINITE
-        row_of = np.repeat(np.arange(len(rows)), rows.num_windows)
         # Of a row's windows that failed the first says why.
         for sequence, reason in sorted(failures.items(), reverse=True):
             status[row_of[sequence]] = reason
@@ -249,19 +251,28 @@ class Engine:
         stats.seconds["compute"] += outcome.compute_s
         return logits, outcome.failures
 
+    def _read(self, logits: np.ndarray, rows: Rows) -> np.ndarray:
+        """Probabilities of shape (N, C) from the logits of the rows' windows."""
+        pooled = pool_windows(
+            torch.from_numpy(logits), rows.num_windows, aggregate=self._settings.long_text.aggregate
+        )
+        return read_logits(
+            pooled,
+            task=self._bundle.task,
+            scale=self._bundle.scale,
+            calibration=self._bundle.calibration if self._settings.calibrated else None,
+        )
+
     @cached_property
-    def _wider(self) -> Backend:
-        """For rows whose numbers leave float16's range."""
-        logger.warning(
-            "numbers of some rows leave the range of float16: these rows are computed again in "
-            "bfloat16; where most of them do, model.dtype=bfloat16 is faster"
-        )
-        return TorchBackend(
-            self._bundle,
-            device=self._backend.device.type,  # type: ignore[arg-type]
-            dtype="bfloat16",
-            pad_token_id=self._pad_token_id,
-        )
+    def _finer(self) -> Backend:
+        """For rows that are in doubt."""
+        settings = replace(self._settings, dtype=FINER[self._settings.dtype])
+        if settings.dtype == "bfloat16":
+            logger.warning(
+                "numbers of some rows leave the range of float16: these rows are computed again "
+                "in bfloat16; where most of them do, model.dtype=bfloat16 is faster"
+            )
+        return self._load(settings)
 
 
 def read_logits(
