@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 RUN_S = 240
 CLASSIFIER = "ray::MapWorker(MapBatches(Classifier))"
+IDLE_S = 60.0  # the cluster of that test ends a node that was idle for fifteen
 DRAIN_S = 25.0  # half of what Ray gives a node to come to rest
 # A run whose last third waits until it is told to go on; the first ones take their time, so that no
 # actor has one of those in hand when its node is asked to drain.
@@ -142,3 +143,25 @@ def test_an_object_store_smaller_than_what_passes_through_it_only_slows_a_run(
         assert scored["text"].to_pylist() == texts(name)["text"].to_pylist()
         assert scored["ballast"][0].as_py() == data
         assert set(scored["prediction_status"].to_pylist()) == {"ok"}
+
+
+def test_a_run_on_a_cluster_without_workers_brings_one_that_goes_when_it_is_done(
+    tmp_path: Path, classifier_folder: Path, write_shards: Write
+) -> None:
+    source = write_shards({f"part-{n}": texts(str(n)) for n in range(20)})
+    out = tmp_path / "out"
+    words = command(classifier_folder, source, out, "pool.min_actors=1", "pool.max_actors=2")
+    with own_cluster.running(cpus_each=0, autoscaled_cpus=2) as cluster:
+        most = 0
+        with driver(words, cluster.environment) as run:
+            while run.poll() is None:
+                most = max(most, len(cluster.raylets()))
+                time.sleep(0.1)
+            said, _ = run.communicate()
+        assert run.returncode == 0, said
+        assert most == 2
+        deadline = time.monotonic() + IDLE_S
+        while len(cluster.raylets()) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert pq.read_table(out).num_rows == 40
