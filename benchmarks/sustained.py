@@ -71,7 +71,7 @@ def main() -> None:
             start = time.perf_counter()
             with Memory() as memory:
                 marks = Marks()
-                summary = ours(model, source, root / "out", "auto", on_progress=marks)
+                summary = ours(model, source, root / "out", on_progress=marks)
             rates["through Ray"].append(len(texts) / (time.perf_counter() - start))
             rates["through Ray, after a tenth"].append(marks.rate())
             assert pq.read_table(root / "out").num_rows == len(texts)

@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 ANSWER_S = 10.0
 NODE_PATIENCE_S = 180.0  # for another node to come for a lost one when nothing else goes on
+DRAINED_PATIENCE_S = (
+    10.0  # likewise for one that was announced to go, if other actors could do its work
+)
 HANG_S = 6 * 3600.0  # no single split takes that long
 NODE_POLL_S = 5.0
 HEAD_POLL_S = 2.0
@@ -139,6 +142,11 @@ def _live_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
+def _draining_nodes() -> set[str]:
+    """Ids of live nodes that will go: their machine's end was announced."""
+    return set(ray._private.state.state.get_draining_nodes())
+
+
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Keep what Ray's core greets with off the terminal; a failure to start is an exception."""
@@ -159,6 +167,10 @@ class PipelineGuard:
     Ray starts an actor of a lost node again as soon as there is room for it. If there is none, all
     actors that are left come to wait for it: Ray notices after `HANG_S`.
 
+    Ray gives nothing more to actors of a node that drains, and lets them end with it. Here each is
+    started again as soon as it has done what it had in hand: the model is loaded elsewhere, or an
+    autoscaler asked for another node, while this one is still there.
+
     To be given to ``DataContext.custom_execution_callback_classes``: Ray's executor calls it.
 
     Args:
@@ -168,6 +180,8 @@ class PipelineGuard:
     def __init__(self, num_nodes: int) -> None:
         self._most_nodes = num_nodes
         self._was_one_lost = False
+        self._seen: set[str] = set()
+        self._drained: set[str] = set()
         self._looked = time.monotonic()
         self._held_up_since: float | None = None
 
@@ -188,25 +202,35 @@ class PipelineGuard:
         """Look from time to time.
 
         Raises:
-            ClusterError: a node was lost, and for `NODE_PATIENCE_S` no actor did any work, but
-                some waited for a place.
+            ClusterError: a node was lost, and for `NODE_PATIENCE_S`, or `DRAINED_PATIENCE_S`, no
+                actor did any work, but some waited for a place.
         """
         now = time.monotonic()
         if now - self._looked < NODE_POLL_S:
             return
         self._looked = now
-        num_nodes = len(_live_nodes())
+        nodes, draining = {node["NodeID"] for node in _live_nodes()}, _draining_nodes()
+        num_nodes = len(nodes)
+        self._seen |= nodes
+        self._drained |= draining
+        pools = [pool for op in executor._topology for pool in op.get_autoscaling_actor_pools()]
+        _leave(draining, pools)
         self._was_one_lost |= num_nodes < self._most_nodes
         self._most_nodes = max(self._most_nodes, num_nodes)
-        if not (self._was_one_lost and _is_held_up(executor)):
+        if not (self._was_one_lost and _is_held_up(pools)):
             self._held_up_since = None
         elif self._held_up_since is None:
             self._held_up_since = now
-        elif now - self._held_up_since > NODE_PATIENCE_S:
-            raise ClusterError(
-                f"a node was lost, {num_nodes} of {self._most_nodes} are there, and actors waited "
-                f"{NODE_PATIENCE_S:.0f} s for a place"
-            )
+        else:
+            lost = self._seen - nodes
+            was_announced = bool(lost) and lost <= self._drained and num_nodes < self._most_nodes
+            others_could = was_announced and all(map(_has_one_at_rest, filter(_waits, pools)))
+            patience = DRAINED_PATIENCE_S if others_could else NODE_PATIENCE_S
+            if now - self._held_up_since > patience:
+                raise ClusterError(
+                    f"a node was lost, {num_nodes} of {self._most_nodes} are there, and actors "
+                    f"waited {patience:.0f} s for a place"
+                )
 
     def after_execution_succeeds(self, executor: Any) -> None:
         """Ray asks for this method."""
@@ -215,15 +239,33 @@ class PipelineGuard:
         """Ray asks for this method."""
 
 
-def _is_held_up(executor: Any) -> bool:
+def _leave(draining: set[str], pools: list[Any]) -> None:
+    """Start actors on nodes that drain anew, elsewhere, once they have nothing in hand."""
+    for pool in pools:
+        for actor, state in pool._running_actors.items():
+            rests = not state.num_tasks_in_flight and not state.is_restarting
+            if rests and state.actor_location in draining:
+                ray.kill(actor, no_restart=False)
+
+
+def _is_held_up(pools: list[Any]) -> bool:
     """Whether actors of a pipeline wait for a place, and none that has one has work in hand."""
-    pools = [pool for op in executor._topology for pool in op.get_autoscaling_actor_pools()]
     actors = [actor for pool in pools for actor in pool._running_actors.values()]
-    waits = any(pool.num_pending_actors() for pool in pools) or any(
-        actor.is_restarting for actor in actors
-    )
     works = any(actor.num_tasks_in_flight and not actor.is_restarting for actor in actors)
-    return waits and not works
+    return any(map(_waits, pools)) and not works
+
+
+def _waits(pool: Any) -> bool:
+    """Whether an actor of it waits for a place."""
+    return bool(
+        pool.num_pending_actors()
+        or any(actor.is_restarting for actor in pool._running_actors.values())
+    )
+
+
+def _has_one_at_rest(pool: Any) -> bool:
+    """Whether an actor of it could work if it had something to do."""
+    return any(not actor.is_restarting for actor in pool._running_actors.values())
 
 
 def unwrapped(items: Iterator[T]) -> Iterator[T]:

@@ -17,12 +17,19 @@ class Pipeline:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.num_nodes = 0.0, 2
+        self.draining: set[str] = set()
+        self.left: list[int] = []  # actors that were to start elsewhere
         monkeypatch.setattr(cluster, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(cluster, "_live_nodes", lambda: [{}] * self.num_nodes)
+        monkeypatch.setattr(
+            cluster, "_live_nodes", lambda: [{"NodeID": str(n)} for n in range(self.num_nodes)]
+        )
+        monkeypatch.setattr(cluster, "_draining_nodes", lambda: self.draining)
+        monkeypatch.setattr(ray, "kill", lambda actor, no_restart: self.left.append(actor))
         self.watch = cluster.PipelineGuard(num_nodes=2)
-        self.waits = SimpleNamespace(num_tasks_in_flight=1, is_restarting=True)
-        self.works = SimpleNamespace(num_tasks_in_flight=1, is_restarting=False)
-        self.rests = SimpleNamespace(num_tasks_in_flight=0, is_restarting=False)
+        self.waits, self.works, self.rests = (
+            SimpleNamespace(num_tasks_in_flight=tasks, is_restarting=restarts, actor_location="1")
+            for tasks, restarts in ((1, True), (1, False), (0, False))
+        )
         self.actors = [self.works, self.works]
         self.num_pending = 0
 
@@ -91,6 +98,36 @@ def test_an_actor_that_finds_a_place_goes_on(pipeline: Pipeline) -> None:
     pipeline.go(cluster.NODE_PATIENCE_S - 10)
     pipeline.actors = [pipeline.works]
     pipeline.go(100 * cluster.NODE_PATIENCE_S)
+
+
+def test_an_actor_of_a_node_that_will_go_starts_elsewhere_once_it_has_nothing_in_hand(
+    pipeline: Pipeline,
+) -> None:
+    pipeline.draining = {"1"}
+    pipeline.actors = [pipeline.works, pipeline.works]
+    pipeline.go(100)
+    assert pipeline.left == []
+    pipeline.actors = [pipeline.works, pipeline.rests]
+    pipeline.go(cluster.NODE_POLL_S)
+    assert pipeline.left == [1]
+    pipeline.actors = [pipeline.works, pipeline.waits]  # for another place
+    pipeline.go(100)
+    assert pipeline.left == [1]
+
+
+def test_no_long_wait_for_a_node_that_was_said_to_go_if_other_actors_are_at_rest(
+    pipeline: Pipeline,
+) -> None:
+    pipeline.draining, pipeline.actors = {"1"}, [pipeline.works]
+    pipeline.go(10)
+    pipeline.draining, pipeline.num_nodes = set(), 1
+    pipeline.actors = [pipeline.waits]  # it alone could do its work
+    pipeline.go(cluster.NODE_PATIENCE_S - 10)
+    pipeline.actors = [pipeline.works]
+    pipeline.go(10)
+    pipeline.actors = [pipeline.rests, pipeline.waits]
+    with pytest.raises(ClusterError, match="waited 10 s for a place"):
+        pipeline.go(cluster.DRAINED_PATIENCE_S + 3 * cluster.NODE_POLL_S)
 
 
 def test_a_cluster_that_does_not_answer_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

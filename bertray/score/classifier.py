@@ -3,6 +3,10 @@
 import json
 import logging
 import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -72,6 +76,36 @@ class Notes(logging.Handler):
         return messages
 
 
+class Waits:
+    """Adds up the seconds in which an actor that could compute had no split in hand."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # beside a GPU calls overlap
+        self._num_in_hand = 0
+        self._since = time.perf_counter()
+        self._seconds = 0.0
+
+    @contextmanager
+    def in_hand(self) -> Iterator[None]:
+        """Hold a split."""
+        with self._lock:
+            if not self._num_in_hand:
+                self._seconds += time.perf_counter() - self._since
+            self._num_in_hand += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_in_hand -= 1
+                self._since = time.perf_counter()
+
+    def take(self) -> float:
+        """Those before the splits in hand that were not taken yet."""
+        with self._lock:
+            seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
 class Classifier:
     """Holds a loaded model for as long as the actor lives."""
 
@@ -87,6 +121,7 @@ class Classifier:
             raise ModelError(
                 f"model.path={settings.model}: no actor can load it: {error}"
             ) from error
+        self._waits = Waits()
 
     def _load(self, settings: ClassifierSettings) -> None:
         num_threads = settings.num_threads or tokenizing_threads(
@@ -113,7 +148,7 @@ class Classifier:
             return block
         split = split_of(block)
         try:
-            with self._attempts.one("classifying", split.id):
+            with self._waits.in_hand(), self._attempts.one("classifying", split.id):
                 return self._classify(block, split)
         except TooManyDeathsError as error:
             return fault_block(split, one_line(error))
@@ -151,5 +186,6 @@ class Classifier:
         done = stats.as_dict()
         return add_stats(
             scored.replace_schema_metadata({**block.schema.metadata, BLOCK_NOTES: notes}),
-            done | {"matmul_flops": self._matmul_rate * done["compute_s"]},
+            done
+            | {"matmul_flops": self._matmul_rate * done["compute_s"], "wait_s": self._waits.take()},
         )

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 ATTEMPTS = 3  # that are counted; the one before, in the first process, is not
 
@@ -96,10 +97,11 @@ class Attempts:
     def start(cls) -> "Attempts":
         """Start the ledger in the cluster; it lives as long as this object.
 
-        It moves if its node dies, and counts anew.
+        On the driver's node: on another one it would keep a node that drains from going early.
         """
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-        return cls(ray.remote(Ledger).options(**lasting).remote())
+        return cls(ray.remote(Ledger).options(**lasting, scheduling_strategy=here).remote())
 
     @contextmanager
     def start_of_actor(self) -> Iterator[None]:

@@ -27,6 +27,7 @@ COUNTS = {
     "num_padded_tokens": ("bertray_padded_tokens", "Tokens computed, padding included."),
     "num_batches": ("bertray_batches", "Forward passes."),
     "num_new_halvings": ("bertray_halvings", "Token budgets halved because memory ran out."),
+    "wait_s": ("bertray_wait_seconds", "Seconds that actors were loaded and had no split in hand."),
 }
 
 

@@ -87,19 +87,44 @@ JOB = _of(
 )
 CRON = _of("schedule", "jobTemplate", schedule=TEXT, timeZone=TEXT, suspend=FLAG, jobTemplate=JOB)
 SPECS = {"RayCluster": CLUSTER, "RayJob": JOB, "RayCronJob": CRON}
+# Of Prometheus' operator: fields of its PodMonitor, from its API's reference.
+LABELS = {"$ref": f"{DEFINITIONS}/io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"}
+TIME = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))+$"}
+MONITOR = _of(
+    *("selector", "podMetricsEndpoints"),
+    selector=LABELS,
+    jobLabel=TEXT,
+    podTargetLabels={"type": "array", "items": TEXT},
+    namespaceSelector=_of(any=FLAG, matchNames={"type": "array", "items": TEXT}),
+    podMetricsEndpoints={
+        "type": "array",
+        "items": _of(
+            port=TEXT,
+            path=TEXT,
+            scheme=_choice("http", "https"),
+            interval=TIME,
+            scrapeTimeout=TIME,
+            honorLabels=FLAG,
+        ),
+    },
+)
 
 
 def faults(thing: dict[str, Any], *, crds: Path | None = None) -> list[str]:
     """What is wrong with one of KubeRay's objects; each with its place.
 
     Args:
-        thing: of kind RayCluster, RayJob or RayCronJob.
+        thing: of kind RayCluster, RayJob, RayCronJob or PodMonitor.
         crds: a folder of KubeRay's own definitions, to be used instead of `SPECS`.
     """
-    spec = SPECS[thing["kind"]] if crds is None else _from_crd(crds, thing["kind"])
+    if thing["kind"] == "PodMonitor":
+        version, spec = "monitoring.coreos.com/v1", MONITOR
+    else:
+        version = "ray.io/v1"
+        spec = SPECS[thing["kind"]] if crds is None else _from_crd(crds, thing["kind"])
     whole = _of(
         *("apiVersion", "kind", "metadata", "spec"),
-        apiVersion={"const": "ray.io/v1"},
+        apiVersion={"const": version},
         kind={"const": thing["kind"]},
         metadata={"$ref": f"{DEFINITIONS}/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
         spec=spec,

@@ -1,4 +1,4 @@
-"""deploy/kuberay/ as kustomize builds it, against KubeRay's and Kubernetes' schemas."""
+"""deploy/kuberay/ as kustomize builds it, against the schemas of KubeRay and Kubernetes."""
 
 import copy
 import re
@@ -24,8 +24,12 @@ pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kustomize c
 
 @pytest.fixture(scope="module", params=KUSTOMIZATIONS)
 def built(request: pytest.FixtureRequest) -> list[Thing]:
+    return sent(request.param)
+
+
+def sent(folder: str) -> list[Thing]:
     """What `kubectl apply --kustomize` sends."""
-    command = ["kubectl", "kustomize", str(KUBERAY / request.param)]
+    command = ["kubectl", "kustomize", str(KUBERAY / folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return list(yaml.safe_load_all(done.stdout))
 
@@ -125,6 +129,21 @@ def test_only_ray_and_who_submits_reach_a_node(built: list[Thing]) -> None:
         allowed = policy["ingress"][1]["from"][0]["podSelector"]["matchLabels"]
         assert allowed.items() <= submitter["metadata"]["labels"].items()
     assert all(ray.items() <= pod["metadata"]["labels"].items() for pod in nodes)
+
+
+def test_prometheus_gets_at_the_metrics_of_each_node_and_at_nothing_else() -> None:
+    policy, monitor = sorted(sent("monitoring"), key=lambda thing: str(thing["kind"]))
+    assert faults(monitor) == []
+    kubernetes_validate.validate(policy, KUBERNETES, strict=True)
+    (rule,) = policy["spec"]["ingress"]
+    assert rule["ports"] == [{"port": 8080, "protocol": "TCP"}]  # what KubeRay calls `metrics`
+    assert "matchLabels" in rule["from"][0]["namespaceSelector"]
+    for nodes in (policy["spec"]["podSelector"], monitor["spec"]["selector"]):
+        assert nodes["matchLabels"] == {"bertray/part": "ray"}
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] == "metrics"
+    monitor["spec"]["podMetricsEndpoints"] = [{"port": 8080}]
+    assert faults(monitor)
 
 
 def test_the_job_reads_the_config_that_is_mounted(built: list[Thing], tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""A node that is lost, and one whose object store is too small for what passes through it."""
+"""Nodes that drain, are lost, or have an object store too small for what passes through it."""
 
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import own_cluster
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from own_cluster import OwnCluster
 from scoring import command, contents, driver, texts
 
 Write = Callable[..., Path]
@@ -16,30 +18,105 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 RUN_S = 240
 CLASSIFIER = "ray::MapWorker(MapBatches(Classifier))"
+IDLE_S = 60.0  # the cluster of that test ends a node that was idle for fifteen
+DRAIN_S = 25.0  # half of what Ray gives a node to come to rest
+# A run whose last third waits until it is told to go on; the first ones take their time, so that no
+# actor has one of those in hand when its node is asked to drain.
+LASTS = """
+import time
+from pathlib import Path
+from bertray.score import pipeline
+
+class Classifier(pipeline.Classifier):
+    def _classify(self, block, split):
+        time.sleep(0.1)
+        while split.shard >= "part-080" and not Path({go_on!r}).exists():
+            time.sleep(0.1)
+        return super()._classify(block, split)
+
+pipeline.Classifier = Classifier
+"""
 IMPATIENT = "import bertray.cluster; bertray.cluster.NODE_PATIENCE_S = 10.0"
 
 
-def test_a_node_lost_in_mid_run_and_never_replaced_costs_nothing(
-    tmp_path: Path, classifier_folder: Path, write_shards: Write
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[OwnCluster]:
+    """Three nodes; each of the tests of lost ones takes one away."""
+    drain = {own_cluster.DRAIN_TIMEOUT: f"{2 * DRAIN_S:g}"}
+    with own_cluster.running(num_nodes=3, cpus_each=1, **drain) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lake")
+    for number in range(120):
+        pq.write_table(texts(str(number)), folder / f"part-{number:03d}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clean(
+    cluster: OwnCluster,
+    lake: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    classifier_folder: Path,
+) -> Path:
+    """What a run that lost nothing wrote."""
+    out = tmp_path_factory.mktemp("clean") / "out"
+    with driver(command(classifier_folder, lake, out), cluster.environment) as run:
+        assert run.communicate(timeout=RUN_S)[0], run.returncode
+    assert run.returncode == 0
+    return out
+
+
+def test_a_node_that_drains_is_left_before_it_goes(
+    cluster: OwnCluster, lake: Path, clean: Path, tmp_path: Path, classifier_folder: Path
 ) -> None:
-    source = write_shards({f"part-{n:03d}": texts(str(n)) for n in range(120)})
-    clean, out = tmp_path / "clean", tmp_path / "out"
-    with own_cluster.running(num_nodes=2, cpus_each=1) as cluster:
-        words = command(classifier_folder, source, clean)
-        with driver(words, cluster.environment) as run:
-            assert run.communicate(timeout=RUN_S)[0], run.returncode
-        assert run.returncode == 0
-        words = command(classifier_folder, source, out, "pool.max_actors=2")
-        with driver(words, cluster.environment, before=IMPATIENT) as run:
-            while len(contents(out)) < 10 or not cluster.workers(CLASSIFIER, node=1):
+    out, go_on = tmp_path / "out", tmp_path / "go-on"
+    words = command(classifier_folder, lake, out, "pool.max_actors=2")
+    with driver(words, cluster.environment, before=LASTS.format(go_on=str(go_on))) as run:
+        try:
+            node = node_to_lose(cluster, out, run)
+            cluster.nodes[node].terminate()  # as Kubernetes does: Ray drains it, then ends it
+            others = [number for number in range(3) if number != node]
+            while cluster.workers(CLASSIFIER, node=node) or not all(
+                cluster.workers(CLASSIFIER, node=number) for number in others
+            ):
                 assert run.poll() is None, run.communicate()[0]
                 time.sleep(0.1)
-            cluster.kill(1)
-            assert len(contents(out)) < 120
-            said, _ = run.communicate(timeout=RUN_S)
+            cluster.nodes[node].wait(timeout=DRAIN_S)
+        finally:
+            go_on.touch()
+        said, _ = run.communicate(timeout=RUN_S)
+    assert run.returncode == 0, said
+    assert "node was lost" not in said
+    assert contents(out) == contents(clean)
+    assert (out / "_manifest.json").read_bytes() == (clean / "_manifest.json").read_bytes()
+
+
+def test_a_node_lost_in_mid_run_and_never_replaced_costs_nothing(
+    cluster: OwnCluster, lake: Path, clean: Path, tmp_path: Path, classifier_folder: Path
+) -> None:
+    out = tmp_path / "out"
+    words = command(classifier_folder, lake, out, "pool.max_actors=2")
+    with driver(words, cluster.environment, before=IMPATIENT) as run:
+        cluster.kill(node_to_lose(cluster, out, run))
+        assert len(contents(out)) < 120
+        said, _ = run.communicate(timeout=RUN_S)
     assert run.returncode == 0, said
     assert contents(out) == contents(clean)
     assert (out / "_manifest.json").read_bytes() == (clean / "_manifest.json").read_bytes()
+
+
+def node_to_lose(cluster: OwnCluster, out: Path, run: "subprocess.Popen[str]") -> int:
+    """One that classifies, besides the head, once some shards are done."""
+    while True:
+        assert run.poll() is None, run.communicate()[0]
+        busy = [number for number in (1, 2) if cluster.workers(CLASSIFIER, node=number)]
+        if busy and len(contents(out)) >= 10:
+            return busy[0]
+        time.sleep(0.1)
 
 
 def test_an_object_store_smaller_than_what_passes_through_it_only_slows_a_run(
@@ -66,3 +143,25 @@ def test_an_object_store_smaller_than_what_passes_through_it_only_slows_a_run(
         assert scored["text"].to_pylist() == texts(name)["text"].to_pylist()
         assert scored["ballast"][0].as_py() == data
         assert set(scored["prediction_status"].to_pylist()) == {"ok"}
+
+
+def test_a_run_on_a_cluster_without_workers_brings_one_that_goes_when_it_is_done(
+    tmp_path: Path, classifier_folder: Path, write_shards: Write
+) -> None:
+    source = write_shards({f"part-{n}": texts(str(n)) for n in range(20)})
+    out = tmp_path / "out"
+    words = command(classifier_folder, source, out, "pool.min_actors=1", "pool.max_actors=2")
+    with own_cluster.running(cpus_each=0, autoscaled_cpus=2) as cluster:
+        most = 0
+        with driver(words, cluster.environment) as run:
+            while run.poll() is None:
+                most = max(most, len(cluster.raylets()))
+                time.sleep(0.1)
+            said, _ = run.communicate()
+        assert run.returncode == 0, said
+        assert most == 2
+        deadline = time.monotonic() + IDLE_S
+        while len(cluster.raylets()) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert pq.read_table(out).num_rows == 40
