@@ -78,8 +78,7 @@ wheel: $(READY) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --outdir dist .
 
 sbom: $(READY) ## list all packages of .venv in dist/bertray.cdx.json (CycloneDX)
-	@mkdir -p dist
-	@$(BIN)/cyclonedx-py environment $(VENV) --pyproject pyproject.toml --output-reproducible --no-validate --output-file dist/bertray.cdx.json
+	@$(BIN)/python deploy/sbom.py dist/bertray.cdx.json
 
 clean: ## remove the demo's output and the caches; keeps .venv
 	@rm -rf .demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
