@@ -23,9 +23,8 @@ T = TypeVar("T")
 
 ANSWER_S = 10.0
 NODE_PATIENCE_S = 180.0  # for another node to come for a lost one when nothing else goes on
-DRAINED_PATIENCE_S = (
-    10.0  # likewise for one that was announced to go, if other actors could do its work
-)
+# Likewise for one that was announced to go, if other actors could do its work.
+DRAINED_PATIENCE_S = 10.0
 HANG_S = 6 * 3600.0  # no single split takes that long
 NODE_POLL_S = 5.0
 HEAD_POLL_S = 2.0

@@ -13,7 +13,8 @@ given beside it, because people know it. A signal drifted if its divergence is a
   Student's t(H - 1). The quantile of 30 nights itself would be exceeded by every 30th. What is rare
   comes in bursts, and roots then lean to the right: one of 300 such nights exceeds what one of 600
   should. So q grows with the skewness g of past roots, where that is above 0, by the first term of
-  Cornish & Fisher (1938), g (q^2 - 1) / 6; of roots that do not lean the limit is a tenth higher.
+  Cornish & Fisher (1938), g (q^2 - 1) / 6. Where roots do not lean, chance alone then lifts the
+  limit by a tenth (10 to 30 nights) or a third (5 nights).
 
 Both take a level of `FALSE_ALARMS` over the number of signals (Bonferroni), so that of nights that
 are like the others at most `FALSE_ALARMS` raise an alarm by any signal. With fewer than
