@@ -153,8 +153,10 @@ def running(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGTERM)
         for node in nodes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 node.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                os.killpg(node.pid, signal.SIGKILL)
         subprocess.run(["pkill", "-KILL", "-f", str(scratch)], check=False)
         for node in nodes:
             node.wait()
