@@ -17,7 +17,9 @@ given beside it, because people know it. A signal drifted if its divergence is a
   limit by a tenth (10 to 30 nights) or a third (5 nights).
 
 Both take a level of `FALSE_ALARMS` over the number of signals (Bonferroni), so that of nights that
-are like the others at most `FALSE_ALARMS` raise an alarm by any signal. With fewer than
+are like the others about `FALSE_ALARMS` at most raise an alarm by any signal. Few nights that
+wander far tell too little: where shares vary by Dirichlet draws of spread 0.03, 1.9% did of 5 past
+nights and 1.3% of 8; of spread 0.1 6.5% of 5 and 2.2% of 12. With fewer than
 `MIN_NIGHTS` past nights nobody knows what nights do, and the rule of thumb stands in: an index
 under 0.1 is no shift (Siddiqi 2006).
 """

@@ -61,8 +61,7 @@ def test_a_model_is_trained_measured_and_used_on_the_card(
         footer = pq.read_metadata(next(out.rglob("*.parquet"))).metadata
         wanted = "cuda torch float16" if gpus else "cpu"
         assert footer[b"bertray.engine"].decode().startswith(wanted)
-    labels = [np.array(table["predicted_label"]) for table in found.values()]
-    assert (labels[0] != labels[1]).sum() <= 2  # of 2,000: where both are about as likely
-    assert (labels[0] == np.array(pq.read_table(lake)["label"])).mean() > 0.95
+    labels = [table["predicted_label"].to_pylist() for table in found.values()]
+    assert labels[0] == labels[1] == pq.read_table(lake)["label"].to_pylist()
     apart = np.abs(np.subtract(*(np.array(t["probability"]) for t in found.values())))
     assert apart.max() < 0.01
