@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from bertray.config import Augmentation, Optim, TrainModel
-from bertray.model.bundle import load_tokenizer
+from bertray.model.pretrained import load_tokenizer
 from bertray.text.encoding import Encoder
 from bertray.train.augment import make_copies, open_augmenter
 from bertray.train.base import Base, folder_of, load_base, open_base

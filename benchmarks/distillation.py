@@ -33,8 +33,9 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
 from bertray.config import TrainModel
-from bertray.model.bundle import load_tokenizer, open_bundle
+from bertray.model.bundle import open_bundle
 from bertray.model.engine import Engine
+from bertray.model.pretrained import load_tokenizer
 from bertray.model.settings import resolve_settings
 from bertray.train.base import open_base
 from bertray.train.examples import Examples

@@ -48,7 +48,7 @@ from bertray import cluster
 from bertray.config import EvaluateConfig, Optim, TrainConfig, TrainModel, load_config
 from bertray.evaluate.metrics import classification_metrics
 from bertray.evaluate.run import evaluate
-from bertray.model.bundle import load_tokenizer
+from bertray.model.pretrained import load_tokenizer
 from bertray.text.encoding import Encoder
 from bertray.train.base import folder_of, load_base, open_base
 from bertray.train.examples import Examples, select

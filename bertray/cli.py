@@ -62,7 +62,7 @@ def _global(
 def train(words: Words = None) -> None:
     """Fine-tune an encoder on labelled Parquet; write a bundle."""
     config = _config(TrainConfig, words)
-    from bertray.console import TrainView
+    from bertray.console.train import TrainView
     from bertray.train.run import train as run
 
     with TrainView() as view:
@@ -73,12 +73,13 @@ def train(words: Words = None) -> None:
 def evaluate(words: Words = None) -> None:
     """Measure a model on labelled Parquet; write metrics.json and report.md."""
     config = _config(EvaluateConfig, words)
-    from bertray.console import ScoreView
+    from bertray.console.evaluate import table_of
+    from bertray.console.score import ScoreView
     from bertray.evaluate.run import evaluate as run
 
     with ScoreView("evaluating") as view:
         result = run(config, on_progress=view.update)
-        view.finish_evaluate(result, config)
+        view.show(table_of(result, config))
     if result.verdict is not None and not result.verdict.is_passed:
         raise typer.Exit(REFUSED)
 
@@ -92,7 +93,8 @@ def score(
 ) -> None:
     """Label every row of every shard; write the shards back with the scored columns."""
     config = _config(ScoreConfig, words)
-    from bertray.console import ScoreView, show_status
+    from bertray.console.score import ScoreView
+    from bertray.console.status import show_status
     from bertray.score.run import prepare
     from bertray.score.run import score as run
     from bertray.score.status import outlook
@@ -102,7 +104,7 @@ def score(
         return
     with ScoreView("scoring") as view:
         summary = run(config, on_progress=view.update, on_wait=view.wait)
-        view.finish_score(summary, config)
+        view.finish(summary, config)
     if summary.quarantined or summary.num_rows_quarantined:
         raise typer.Exit(QUARANTINED)
 
@@ -111,12 +113,13 @@ def score(
 def nightly(words: Words = None) -> None:
     """Score what is new, say on one page what it is like, and tell whoever is on call."""
     config = _config(NightlyConfig, words)
-    from bertray.console import ScoreView
+    from bertray.console.nightly import table_of
+    from bertray.console.score import ScoreView
     from bertray.nightly.run import nightly as run
 
     with ScoreView("scoring") as view:
         outcome = run(config, on_progress=view.update, on_wait=view.wait)
-        view.finish_night(outcome)
+        view.show(table_of(outcome))
     if outcome.num_shards_quarantined or outcome.num_rows_quarantined:
         raise typer.Exit(QUARANTINED)
     if config.night.fail_on_drift and outcome.night is not None and outcome.night.drifted:
@@ -129,7 +132,7 @@ def status(
 ) -> None:
     """Say what an output folder holds, what is missing or stale, and what a run would do."""
     _log()
-    from bertray.console import show_status
+    from bertray.console.status import show_status
     from bertray.score.status import status_of
 
     show_status(status_of(output))
@@ -148,7 +151,7 @@ def report(
         raise ConfigError(f"one scored folder at most, found {', '.join(folders)}")
     others = [word for word in words or () if word not in folders]
     config = _config(ReportConfig, [*others, *(f"input.path={folder}" for folder in folders)])
-    from bertray.console import show_report
+    from bertray.console.report import show_report
     from bertray.report.run import report as run
 
     show_report(run(config))
@@ -168,7 +171,7 @@ def explain(
 ) -> None:
     """Say which words of a text speak for a label, and which against it."""
     _log()
-    from bertray.console import show_explanation
+    from bertray.console.explain import show_explanation
     from bertray.model.bundle import open_bundle
     from bertray.report.explain import Explainer
 
@@ -180,7 +183,7 @@ def explain(
 def doctor(words: Words = None) -> None:
     """Check versions, devices, the cluster, and that the model and the input can be reached."""
     config = _config(ScoreConfig, words) if words else None
-    from bertray.console import show_findings
+    from bertray.console.doctor import show_findings
     from bertray.doctor import examine
 
     if not show_findings(examine(config)):

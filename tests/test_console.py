@@ -3,10 +3,10 @@ from collections import Counter
 
 import pytest
 
-from bertray import console
 from bertray.cluster import Resources
 from bertray.config import Pool, ScoreConfig, load_config
-from bertray.console import LOG_EVERY_S, ScoreView
+from bertray.console import score
+from bertray.console.score import LOG_EVERY_S, ScoreView
 from bertray.score.pool import plan_pool
 from bertray.score.summary import Progress, Summary
 
@@ -19,7 +19,7 @@ def test_off_a_terminal_progress_is_one_log_line_at_times(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(score.time, "monotonic", lambda: now[0])
     caplog.set_level(logging.INFO, "bertray")
     with ScoreView("scoring") as view:
         for step in range(1, 101):
@@ -44,7 +44,7 @@ def test_the_summary_tells_rows_labels_and_what_was_not_scored(
         quarantined=[{"shard": "x.parquet", "reason": "no footer"}],
     )
     with ScoreView("scoring") as view:
-        view.finish_score(summary, CONFIG)
+        view.finish(summary, CONFIG)
     printed, warned = (" ".join(text.split()) for text in capsys.readouterr())
     for words in ("rows 1,100", "scored now 1,000", "rows/s 100", "tokens/s 5,000"):
         assert words in printed
@@ -55,7 +55,7 @@ def test_the_summary_tells_rows_labels_and_what_was_not_scored(
 
 def test_a_run_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with ScoreView("scoring") as view:
-        view.finish_score(Summary(num_rows=5, label_counts=Counter({"good": 5})), CONFIG)
+        view.finish(Summary(num_rows=5, label_counts=Counter({"good": 5})), CONFIG)
     assert "none: every shard was done already" in capsys.readouterr().out
 
 

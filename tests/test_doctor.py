@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from bertray.config import ScoreConfig, load_config
-from bertray.console import show_findings
+from bertray.console.doctor import show_findings
 from bertray.doctor import PACKAGES, Finding, examine
 
 Write = Callable[..., Path]

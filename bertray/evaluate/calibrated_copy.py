@@ -8,9 +8,10 @@ from pathlib import Path
 
 from bertray import storage
 from bertray.errors import ConfigError, OutputError
-from bertray.model.bundle import Bundle, Manifest, read_manifest, write_manifest
+from bertray.model.bundle import Bundle
 from bertray.model.cache import digest_of, model_files
 from bertray.model.calibration import move_thresholds
+from bertray.model.manifest import Manifest, read_manifest, write_manifest
 from bertray.model.publish import publish_bundle
 from bertray.schema import DEFAULT_THRESHOLD, Calibration, Cutoff
 

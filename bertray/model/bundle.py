@@ -4,41 +4,26 @@ A bundle is what training writes and scoring reads. Any Hugging Face sequence-cl
 or hub id is read as one too: without ``bertray.json`` its own config says the labels.
 """
 
-import json
-import logging
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-import transformers
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    BertTokenizer,
-    PretrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from bertray import __version__, storage
 from bertray.errors import ConfigError, ModelError
 from bertray.model import versions
 from bertray.model.cache import digest_of, with_safetensors
 from bertray.model.heads import Head, load_classifier
+from bertray.model.manifest import Manifest, calibration_of, read_manifest, write_manifest
+from bertray.model.pretrained import load_tokenizer, longest_input, quiet, read_config
 from bertray.schema import Calibration, Cutoff, Scale, Task
 from bertray.text.long import TRUNCATE, LongText
 
 if TYPE_CHECKING:  # three seconds of imports, which an actor with ONNX Runtime needs not
     from transformers import PreTrainedModel
 
-logger = logging.getLogger(__name__)
-
-MANIFEST = "bertray.json"
-WORD_PIECES = "vocab.txt"
-FORMAT_VERSION = 1
 _PAIR, _NO_PAIR = "data.text_pair", "null"  # in a lineage, where values are JSON
-LONGEST = 512  # for models that name no limit of their own
 PROBLEM_TYPES: dict[Task, str] = {  # what Hugging Face calls them in config.json
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
@@ -82,44 +67,6 @@ class Bundle:
     head: Head = "family"
     calibration: Calibration | None = None
     cutoffs: tuple[Cutoff, ...] = ()
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """``bertray.json``: what the Hugging Face files do not say.
-
-    Attributes:
-        labels: label names in label-id order.
-        task: how the logits are read.
-        max_length: tokens a row was cut to in training.
-        base: what was fine-tuned.
-        metrics: of the validation rows, at the epoch that was kept.
-        lineage: digests of the training data and settings.
-        versions: of the packages that trained it.
-        created: UTC time, ISO 8601.
-        long_text: what became of longer texts in training.
-        thresholds: of independent labels, as the validation rows have them best.
-        scale: of a regression model, a `Scale`.
-        head: what is on top of the encoder.
-        calibration: of the probabilities, a `Calibration`.
-        cutoffs: how sure the model must be for a wanted precision, each a `Cutoff`.
-    """
-
-    labels: list[str]
-    task: Task
-    max_length: int
-    base: str
-    metrics: dict[str, float]
-    lineage: dict[str, str]
-    versions: dict[str, str]
-    created: str
-    long_text: LongText = TRUNCATE
-    thresholds: list[float] | None = None
-    scale: dict[str, float] | None = None
-    head: Head = "family"
-    calibration: dict[str, Any] | None = None
-    cutoffs: list[dict[str, float]] | None = None
-    format_version: int = FORMAT_VERSION
 
 
 def open_bundle(source: str, *, key: str = "model.path", root: str | None = None) -> Bundle:
@@ -230,62 +177,6 @@ def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTra
     return cast("PreTrainedModel", model.eval())  # type: ignore[no-untyped-call]
 
 
-def load_tokenizer(folder: Path, *, key: str = "model.path") -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder.
-
-    That of a family that has another kind finds nothing in a ``vocab.txt``, and would not know a
-    single word. There it is read as what it is, BERT's word pieces.
-
-    Raises:
-        ModelError: its files are missing or broken.
-    """
-    words = folder / WORD_PIECES
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        if not _knows_words(tokenizer) and words.exists():
-            pieces = [piece for piece in words.read_text("utf-8").split() if piece[0] != "["]
-            is_cased = any(piece != piece.lower() for piece in pieces)
-            options: dict[str, Any] = {"do_lower_case": False} if is_cased else {}
-            tokenizer = BertTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{key}={folder}: no tokenizer can be loaded: {error}") from error
-    if not _knows_words(tokenizer):
-        raise ModelError(
-            f"{key}={folder}: a {type(tokenizer).__name__} finds no vocabulary in there; "
-            "put the tokenizer's files beside the weights, such as tokenizer.json"
-        )
-    return cast(PreTrainedTokenizerBase, tokenizer)
-
-
-def _knows_words(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return len(tokenizer) > len(tokenizer.all_special_tokens)
-
-
-def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens the model takes at most; 512 where neither config nor tokenizer says.
-
-    RoBERTa-like models count positions from ``padding_idx + 1``, so that many are never used.
-    """
-    limits = [longest] if (longest := num_positions(config)) else []
-    if tokenizer.model_max_length < 1_000_000:  # an unset limit is 1e30
-        limits.append(int(tokenizer.model_max_length))
-    return min(limits) if limits else LONGEST
-
-
-def num_positions(config: PretrainedConfig) -> int | None:
-    """Tokens beyond which the model has no position embedding; None if it needs none."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if not positions or getattr(config, "position_embedding_type", "absolute") != "absolute":
-        return None
-    offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
-    return int(positions) - offset
-
-
-_OFFSET_POSITIONS = frozenset(
-    {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "ernie_m"}
-)
-
-
 def save_bundle(
     folder: Path,
     *,
@@ -302,78 +193,9 @@ def save_bundle(
     write_manifest(folder, manifest)
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Put ``bertray.json`` into a local folder."""
-    said = {name: value for name, value in asdict(manifest).items() if value is not None}
-    text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-
-
-def calibration_of(stored: dict[str, Any] | None) -> Calibration | None:
-    """Undo ``asdict`` and JSON."""
-    if stored is None:
-        return None
-    vectors = {name: tuple(stored[name]) for name in ("factors", "offsets")}
-    return Calibration(**{**stored, **vectors})
-
-
-def package_versions() -> dict[str, str]:
-    """Versions that a bundle remembers."""
-    from importlib.metadata import version
-
-    others = ("ray", "torch", "transformers", "pyarrow")
-    return {"bertray": __version__, **{name: version(name) for name in others}}
-
-
-def read_config(folder: Path, *, source: str, key: str) -> PretrainedConfig:
-    """The Hugging Face config of a model folder.
-
-    Raises:
-        ModelError: it is broken, or of a family that transformers does not know.
-    """
-    with quiet():
-        try:
-            return cast(PretrainedConfig, AutoConfig.from_pretrained(folder))
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{key}={source}: config.json cannot be used: {error}") from error
-
-
-def read_manifest(bundle: str) -> Manifest | None:
-    """``bertray.json`` of a folder or URI, or None if there is none.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    uri = storage.join(bundle, MANIFEST)
-    data = storage.get_bytes(uri)
-    if data is None:
-        return None
-    try:
-        values = json.loads(data)
-        values["long_text"] = LongText(**values.get("long_text", {}))
-        return Manifest(**values)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{uri}: cannot be read: {error}; train the bundle anew") from error
-
-
 def _task_of(config: PretrainedConfig) -> Task:
     if config.problem_type == "multi_label_classification":
         return "multi_label"
     if config.problem_type == "regression" or config.num_labels == 1:
         return "regression"
     return "single_label"
-
-
-@contextmanager
-def quiet() -> Any:
-    """Hold back transformers' load reports and progress bars: our errors say what matters."""
-    level = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from bertray.errors import ModelError
 from bertray.model.backend import TorchBackend
-from bertray.model.bundle import Bundle, load_tokenizer, read_config
+from bertray.model.bundle import Bundle
 from bertray.model.calibration import calibrate
 from bertray.model.doubt import FINER, in_doubt
 from bertray.model.forward import Backend, run_batches
+from bertray.model.pretrained import load_tokenizer, read_config
 from bertray.model.rate import forward_flops
 from bertray.model.settings import EngineSettings
 from bertray.model.windows import pool_windows

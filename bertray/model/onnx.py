@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bertray.errors import ModelError
-from bertray.model.bundle import Bundle, load_model, read_config
+from bertray.model.bundle import Bundle, load_model
 from bertray.model.cache import cache_folder, filling
 from bertray.model.onnx_graph import GRAPH_VERSION, Precision, write_graph
 from bertray.model.packed import (
@@ -24,6 +24,7 @@ from bertray.model.packed import (
     plain_logits,
     position_ids,
 )
+from bertray.model.pretrained import read_config
 from bertray.text.ragged import Encoded, pad, take
 
 logger = logging.getLogger(__name__)

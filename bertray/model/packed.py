@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from bertray.model.bundle import num_positions
 from bertray.model.families import FAMILIES, OFFSET_POSITIONS, ONNX_FAMILIES, reach
 from bertray.model.operations import Operations, Tokens, attend_by_length
+from bertray.model.pretrained import num_positions
 from bertray.text.ragged import Encoded, offsets_of, padded_inputs, positions_of, take
 
 if TYPE_CHECKING:

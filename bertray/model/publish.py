@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bertray import storage
-from bertray.model.bundle import MANIFEST
+from bertray.model.manifest import MANIFEST
 
 MODEL_CONFIG = "config.json"
 

@@ -6,9 +6,10 @@ from typing import Literal
 
 from bertray.errors import ConfigError
 from bertray.model.backend import Device, Dtype
-from bertray.model.bundle import Bundle, load_tokenizer, num_positions, read_config
+from bertray.model.bundle import Bundle
 from bertray.model.families import ONNX_FAMILIES
 from bertray.model.packed import takes_onnx
+from bertray.model.pretrained import load_tokenizer, num_positions, read_config
 from bertray.text.long import TRUNCATE, LongText, check_long_text
 
 BackendName = Literal["torch", "onnx"]

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from bertray.errors import ConfigError, DataError, ModelError
-from bertray.model.bundle import Bundle, load_model, load_tokenizer
+from bertray.model.bundle import Bundle, load_model
+from bertray.model.pretrained import load_tokenizer
 
 FEWEST_STEPS, MOST_STEPS = 32, 1024
 TOLERANCE = 0.02  # of the change, or absolute where the change is below 1

@@ -50,6 +50,7 @@ class Content:
         missing: what could not be shown, and why.
         nights: other nights, the latest first.
         notes: what else there is to know.
+        is_night: whether it is about what is new in the folder, not about all of it.
     """
 
     scored: Scored
@@ -64,6 +65,7 @@ class Content:
     missing: Sequence[str]
     nights: Sequence[NightLine] = ()
     notes: Sequence[str] = ()
+    is_night: bool = False
 
 
 def render(content: Content) -> str:
@@ -136,9 +138,11 @@ def _facts(content: Content) -> list[tuple[str, str]]:
     """The figures at the top."""
     scored, run = content.scored, content.scored.run
     facts = []
-    if run is not None:
-        facts += [("rows in", f"{run['rows_in']:,}")]
-    facts += [("rows out", f"{scored.num_rows:,}")]
+    if scored.num_rows_in is not None:
+        facts += [("rows in", f"{scored.num_rows_in:,}")]
+    facts += [("rows out", f"{scored.num_rows_folder:,}")]
+    if content.is_night:
+        facts += [("of these new", f"{scored.num_rows:,}")]
     facts += [("with a prediction", percent(scored.status_counts[OK] / max(scored.num_rows, 1)))]
     facts += [("shards left out", f"{len(scored.manifest['quarantined']):,}")]
     if run is not None and scored.rows_per_s is not None:
@@ -147,7 +151,8 @@ def _facts(content: Content) -> list[tuple[str, str]]:
             ("took", duration(run["seconds"])),
             ("rows a second", f"{scored.rows_per_s:,.0f}"),
         ]
-    return [*facts, ("scored files", f"{len(scored.manifest['files']):,}")]
+    name = "new files" if content.is_night else "scored files"
+    return [*facts, (name, f"{len(scored.manifest['files']):,}")]
 
 
 def _tonight(content: Content) -> NightLine:

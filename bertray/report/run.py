@@ -15,7 +15,8 @@ import pyarrow as pa
 from bertray import storage
 from bertray.config import ReportConfig
 from bertray.errors import DataError, ModelError, SchemaError, UserError
-from bertray.model.bundle import Bundle, load_tokenizer, open_bundle
+from bertray.model.bundle import Bundle, open_bundle
+from bertray.model.pretrained import load_tokenizer
 from bertray.report.drift import Verdict, compare
 from bertray.report.examples import Example, explained
 from bertray.report.explain import Explainer
@@ -116,6 +117,7 @@ def report(
         missing=missing,
         nights=nights,
         notes=notes,
+        is_night=only is not None,
     )
     page = config.output.path or storage.join(source.path, PAGE)
     storage.put_bytes(page, render(content).encode(), overwrite=True)

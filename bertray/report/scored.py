@@ -35,7 +35,8 @@ class Scored:
     Attributes:
         path: the folder.
         contract: model and settings that it belongs to.
-        manifest: its rows, files and quarantined shards.
+        manifest: its rows, files and quarantined shards; files and rows of those looked at.
+        num_rows_folder: rows of all its files.
         run: how its last run went, as `Summary.record` has it; None if it did not say.
         complete: whether every shard is there.
         task: of the model.
@@ -46,6 +47,7 @@ class Scored:
     path: str
     contract: Contract
     manifest: dict[str, Any]
+    num_rows_folder: int
     run: dict[str, Any] | None
     complete: bool
     task: Task
@@ -54,8 +56,13 @@ class Scored:
 
     @property
     def num_rows(self) -> int:
-        """Rows in the folder."""
+        """Rows of the files looked at."""
         return int(self.manifest["rows"])
+
+    @property
+    def num_rows_in(self) -> int | None:
+        """Rows of all shards that could be planned; None of a folder that does not tell."""
+        return self.manifest.get("rows_in")
 
     @property
     def num_rows_quarantined(self) -> int:
@@ -103,6 +110,7 @@ def open_scored(path: str, *, only: Container[str] | None = None) -> Scored:
         raise OutputError(
             f"{path}: no run has ended there (no {folder.MANIFEST}); run bertray score to its end"
         )
+    num_rows_folder = int(manifest["rows"])
     if only is not None:
         files = [file for file in manifest["files"] if file["path"] in only]
         manifest |= {"files": files, "rows": sum(file["rows"] for file in files)}
@@ -112,6 +120,7 @@ def open_scored(path: str, *, only: Container[str] | None = None) -> Scored:
         path=path,
         contract=contract,
         manifest=manifest,
+        num_rows_folder=num_rows_folder,
         run=storage.get_json(storage.join(path, folder.RUN)),
         complete=storage.exists(storage.join(path, folder.SUCCESS)),
         task=_task_of(path, contract, names),

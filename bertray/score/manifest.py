@@ -89,6 +89,7 @@ def complete(
         "model": contract.model,
         "model_digest": contract.model_digest,
         "settings_digest": contract.digests.settings,
+        "rows_in": plan.num_rows,
         "rows": sum(receipt.num_rows for receipt in by_split.values()),
         "quarantined": quarantined,
         "vanished": [] if prune else list(standing.vanished),

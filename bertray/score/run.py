@@ -16,13 +16,8 @@ from bertray import cluster, storage
 from bertray.config import ScoreConfig
 from bertray.errors import ClusterError
 from bertray.model.backend import Device
-from bertray.model.bundle import (
-    Bundle,
-    check_pairs,
-    load_model,
-    open_bundle,
-    package_versions,
-)
+from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
+from bertray.model.manifest import package_versions
 from bertray.model.settings import EngineSettings
 from bertray.score import contract as folder
 from bertray.score import manifest
@@ -150,9 +145,7 @@ def finish(job: Job, tally: Tally) -> Summary:
     )
     tally.summary.vanished = [] if output.prune else list(job.standing.vanished)
     if job.standing.pending:
-        record = tally.summary.record(
-            num_rows_in=job.standing.plan.num_rows, versions=package_versions()
-        )
+        record = tally.summary.record(versions=package_versions())
         storage.put_json(storage.join(output.path, manifest.RUN), record, overwrite=True)
     return tally.summary
 

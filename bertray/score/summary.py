@@ -33,6 +33,7 @@ class Summary:
     Attributes:
         num_rows: rows in the output folder.
         num_rows_scored: of these, rows that this run put there.
+        splits_scored: ids of their splits.
         stats: seconds and counts of this run's stages, added up over splits and actors.
         pool: what this run's pipeline was made of; None if nothing was to do.
         seconds: wall clock of this run's pipeline, actors' start included; 0 if nothing was to do.
@@ -45,6 +46,7 @@ class Summary:
 
     num_rows: int = 0
     num_rows_scored: int = 0
+    splits_scored: set[str] = field(default_factory=set)
     stats: Counter[str] = field(default_factory=Counter)
     pool: PoolPlan | None = None
     seconds: float = 0.0
@@ -78,17 +80,15 @@ class Summary:
             "repeated or empty texts": f"{stats['num_rows'] - stats['num_distinct']:,.0f}",
         }
 
-    def record(self, *, num_rows_in: int, versions: dict[str, str]) -> dict[str, Any]:
+    def record(self, *, versions: dict[str, str]) -> dict[str, Any]:
         """What a run leaves of itself beside its output.
 
         Args:
-            num_rows_in: rows of all shards that could be planned.
             versions: of the packages that it ran with.
         """
         return {
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": self.seconds,
-            "rows_in": num_rows_in,
             "rows": self.num_rows,
             "rows_scored": self.num_rows_scored,
             "stats": dict(self.stats),
@@ -120,6 +120,7 @@ class Tally:
         summary.label_counts.update(receipt.label_counts)
         if is_new:
             summary.num_rows_scored += receipt.num_rows
+            summary.splits_scored.add(receipt.split_id)
             summary.stats.update(receipt.stats)
         self._num_faults += receipt.fault is not None
         self.receipts.append(replace(receipt, stats={}, notes=()))

@@ -10,17 +10,17 @@ from transformers import PreTrainedModel
 from bertray import storage
 from bertray.config import TrainModel
 from bertray.errors import ConfigError, ModelError
-from bertray.model.bundle import (
+from bertray.model.bundle import PROBLEM_TYPES
+from bertray.model.cache import digest_of, fetch, fetch_same
+from bertray.model.heads import Head, load_classifier, set_dropout
+from bertray.model.pretrained import (
     LONGEST,
-    PROBLEM_TYPES,
     load_tokenizer,
     longest_input,
     num_positions,
     quiet,
     read_config,
 )
-from bertray.model.cache import digest_of, fetch, fetch_same
-from bertray.model.heads import Head, load_classifier, set_dropout
 from bertray.schema import Task
 from bertray.text.long import TRUNCATE, LongText, check_long_text
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bertray.evaluate.metrics import HIGHER_IS_BETTER
-from bertray.train.loop import Epoch
+from bertray.train.state import Epoch
 from bertray.train.steps import Step
 
 INCHES = (9.0, 7.0)

@@ -20,7 +20,7 @@ from ray.data import DataContext, TaskPoolStrategy
 from bertray import cluster, storage
 from bertray.config import TrainData
 from bertray.errors import DataError
-from bertray.model.bundle import load_tokenizer
+from bertray.model.pretrained import load_tokenizer
 from bertray.text.long import RowEncoder, Rows, make_row_encoder
 from bertray.text.ragged import Encoded, offsets_of, positions_of, take
 from bertray.train.augment import Augmenter, choose_rows, count_by_method, make_copies

@@ -17,7 +17,8 @@ from typing import Any
 from bertray import storage
 from bertray.config import TrainConfig
 from bertray.errors import OutputError
-from bertray.model.bundle import MANIFEST, Bundle, Manifest, package_versions, read_manifest
+from bertray.model.bundle import Bundle
+from bertray.model.manifest import MANIFEST, Manifest, package_versions, read_manifest
 from bertray.model.publish import publish_bundle
 from bertray.train.augment import Augmenter
 from bertray.train.base import Base

@@ -1,6 +1,5 @@
 """What Ray Train runs on each worker: epochs of steps, validation, a checkpoint after each."""
 
-import json
 import logging
 import tempfile
 import time
@@ -17,12 +16,9 @@ import ray.train.torch
 import torch
 from ray.train.collective import broadcast_from_rank_zero
 from ray.util.queue import Queue
-from torch.optim.lr_scheduler import LRScheduler
-from transformers import PreTrainedModel
 
 from bertray import cluster
 from bertray.config import CalibrationMethod, Optim, Training
-from bertray.model.bundle import quiet
 from bertray.schema import Scale, Task
 from bertray.train.base import Base, load_base, load_checkpoint
 from bertray.train.examples import Examples
@@ -31,49 +27,14 @@ from bertray.train.layers import freeze, num_frozen
 from bertray.train.loss import Loss
 from bertray.train.measure import measure, score_of
 from bertray.train.optim import make_optimizer, make_schedule
-from bertray.train.parallel import (
-    Strategy,
-    gather_state,
-    gather_weights,
-    is_sharded,
-    scatter_state,
-    shard,
-)
+from bertray.train.parallel import Strategy, is_sharded, shard
 from bertray.train.plan import num_steps_per_epoch, plan_epoch
 from bertray.train.precision import Precision
+from bertray.train.state import STEPS, Epoch, load_state, read_steps, save_state, write_steps
 from bertray.train.steps import NonFiniteLossError, Step, predict, train_steps
 
-STATE = "training_state.pt"
-STEPS = "steps.jsonl"
 SCORE = "score"  # that checkpoints are kept by, the more the better
 SECONDS_BETWEEN_EVENTS = 0.5
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the training rows, and the validation after it.
-
-    Attributes:
-        epoch: counted from 1.
-        train_loss: mean over the epoch's rows, each as its step found it.
-        metrics: of the validation rows.
-        num_rows: trained on.
-        num_tokens: likewise, padding not counted.
-        seconds: of the steps, validation not counted.
-        thresholds: of independent labels, as the validation rows have them best.
-        calibration: of the probabilities, as a bundle's manifest has it.
-        cutoffs: likewise.
-    """
-
-    epoch: int
-    train_loss: float
-    metrics: dict[str, float]
-    num_rows: int
-    num_tokens: int
-    seconds: float
-    thresholds: list[float] | None = None
-    calibration: dict[str, Any] | None = None
-    cutoffs: list[dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -363,65 +324,6 @@ def is_stuck(history: Sequence[Epoch], training: Training, *, metric: str) -> bo
         return False
     scores = [score_of(epoch.metrics, metric) for epoch in history]
     return len(scores) - 1 - scores.index(max(scores)) >= patience
-
-
-def save_state(
-    folder: Path,
-    history: list[Epoch],
-    model: PreTrainedModel,
-    optimizer: torch.optim.Optimizer,
-    schedule: LRScheduler,
-    *,
-    precision: Precision,
-    seconds: float = 0.0,
-    rank: int = 0,
-) -> None:
-    """Write the model as Hugging Face does, and beside it what else a resumed training needs.
-
-    All ranks are to call this, and rank 0 writes. What it writes tells neither of their number nor
-    of their strategy. Dropout needs nothing: each step seeds it.
-    """
-    weights, optimizer_state = gather_weights(model), gather_state(optimizer)
-    if rank != 0:
-        return
-    with quiet():
-        model.save_pretrained(folder, state_dict=weights)
-    state = {
-        "history": [asdict(epoch) for epoch in history],
-        "seconds": seconds,
-        "optimizer": optimizer_state,
-        "schedule": schedule.state_dict(),
-        "precision": precision.state_dict(),
-    }
-    torch.save(state, folder / STATE)
-
-
-def load_state(
-    folder: Path,
-    optimizer: torch.optim.Optimizer,
-    schedule: LRScheduler,
-    precision: Precision,
-) -> tuple[list[Epoch], float]:
-    """Put all but the model back to where `save_state` found it.
-
-    Returns:
-        The epochs done, and the seconds that steps of the next one have taken already.
-    """
-    state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    scatter_state(optimizer, state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    precision.load_state_dict(state["precision"])
-    return [Epoch(**epoch) for epoch in state["history"]], state["seconds"]
-
-
-def write_steps(steps: Sequence[Step]) -> str:
-    """A line of JSON for each."""
-    return "".join(json.dumps(asdict(step)) + "\n" for step in steps)
-
-
-def read_steps(text: str) -> list[Step]:
-    """Undo `write_steps`."""
-    return [Step(**json.loads(line)) for line in text.splitlines()]
 
 
 def _announced(steps: Iterator[Step], events: Queue) -> Iterator[Step]:

@@ -9,12 +9,14 @@ from typing import Any
 
 from bertray import storage
 from bertray.config import dump_config
-from bertray.model.bundle import Manifest, load_tokenizer, package_versions, save_bundle
+from bertray.model.bundle import save_bundle
+from bertray.model.manifest import Manifest, package_versions
+from bertray.model.pretrained import load_tokenizer
 from bertray.train.base import folder_of, load_checkpoint
 from bertray.train.curves import draw_curves, write_events
 from bertray.train.job import Job
-from bertray.train.loop import Epoch, write_steps
 from bertray.train.search import Trial
+from bertray.train.state import Epoch, write_steps
 from bertray.train.steps import Step
 
 CONFIG, SUMMARY = "_config.yaml", "_training.json"

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from bertray.errors import ModelError
-from bertray.model.bundle import load_tokenizer, longest_input, quiet
+from bertray.model.pretrained import load_tokenizer, longest_input, quiet
 from bertray.text.batching import plan_batches
 from bertray.text.ragged import offsets_of, pad
 from bertray.train.words import WORD, find_words, how_many, in_case_of, replace_words

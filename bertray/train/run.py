@@ -20,7 +20,6 @@ from bertray.config import TrainConfig
 from bertray.train import lineage as folder
 from bertray.train.data import encode
 from bertray.train.job import Job, prepare
-from bertray.train.loop import Epoch
 from bertray.train.outcome import (
     TrainSummary,
     read_summary,
@@ -28,6 +27,7 @@ from bertray.train.outcome import (
     write_course,
 )
 from bertray.train.search import Trial, TrialEpoch
+from bertray.train.state import Epoch
 from bertray.train.steps import Step
 from bertray.train.tracking import Tracker, tracked
 from bertray.train.workers import (

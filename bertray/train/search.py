@@ -18,8 +18,8 @@ from bertray.config import (
     with_settings,
 )
 from bertray.errors import BertrayError, ConfigError
-from bertray.train.loop import Epoch
 from bertray.train.measure import score_of
+from bertray.train.state import Epoch
 
 # What changes neither the rows, nor their tokens, nor what trials are measured by: all of them
 # share those, and only so do their metrics compare.

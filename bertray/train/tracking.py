@@ -30,8 +30,8 @@ from bertray.model.mlflow_store import (
     patience,
 )
 from bertray.train.lineage import run_name
-from bertray.train.loop import Epoch
 from bertray.train.outcome import TrainSummary
+from bertray.train.state import Epoch
 from bertray.train.steps import Step
 
 if TYPE_CHECKING:

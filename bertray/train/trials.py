@@ -29,9 +29,10 @@ from bertray.config import Search
 from bertray.errors import BertrayError, UserError
 from bertray.train import lineage as folder
 from bertray.train.job import Job
-from bertray.train.loop import SCORE, Epoch, Order
+from bertray.train.loop import SCORE, Order
 from bertray.train.measure import score_of
 from bertray.train.search import Trial, TrialEpoch, ranked, trial_of
+from bertray.train.state import Epoch
 from bertray.train.steps import Step
 from bertray.train.workers import (
     Run,

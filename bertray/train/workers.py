@@ -33,8 +33,9 @@ from bertray.train import lineage as folder
 from bertray.train import loop
 from bertray.train.examples import Examples
 from bertray.train.job import Job
-from bertray.train.loop import Epoch, WorkerJob, train_worker
+from bertray.train.loop import WorkerJob, train_worker
 from bertray.train.loss import make_loss
+from bertray.train.state import STEPS, Epoch, read_steps
 from bertray.train.steps import Step
 
 T = TypeVar("T")
@@ -279,8 +280,8 @@ def best_checkpoint(result: Result) -> tuple[Any, dict[str, Any]]:
 def steps_of(result: Result) -> list[Step]:
     """The optimizer steps of the epochs done; the latest checkpoint knows them all."""
     latest: Any = result.checkpoint
-    with latest.filesystem.open_input_stream(f"{latest.path}/{loop.STEPS}") as file:
-        steps = loop.read_steps(file.read().decode())
+    with latest.filesystem.open_input_stream(f"{latest.path}/{STEPS}") as file:
+        steps = read_steps(file.read().decode())
     num_rows = sum(epoch.num_rows for epoch in history_of(result))
     return [
         step

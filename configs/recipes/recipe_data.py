@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoModel
 
-from bertray.model.bundle import load_tokenizer, quiet
+from bertray.model.pretrained import load_tokenizer, quiet
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".demo/recipes"

@@ -1,5 +1,6 @@
 """deploy/monitoring/: rules that fire when they should, a dashboard that Grafana can load."""
 
+import copy
 import json
 import re
 import shutil
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -62,3 +66,37 @@ def test_the_dashboard_uses_the_variables_that_it_has(dashboard: dict[str, Any])
     variables = {variable["name"] for variable in dashboard["templating"]["list"]}
     asked = " ".join(t["expr"] for panel in dashboard["panels"] for t in panel["targets"])
     assert set(re.findall(r"\$(\w+)", asked)) | {"datasource"} == variables
+
+
+def missing(ours: Any, theirs: Any, place: str = "") -> list[str]:
+    """What stands in one document and not, or otherwise, in another."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            found
+            for key, value in ours.items()
+            for found in missing(value, theirs.get(key), f"{place}.{key}")
+        ]
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        return [found for index, pair in pairs for found in missing(*pair, f"{place}[{index}]")]
+    return [] if ours == theirs else [f"{place}: {ours} became {theirs}"]
+
+
+def read_by_grafana(dashboard: dict[str, Any]) -> Any:
+    """What the models that Grafana makes of its own schema keep of a dashboard."""
+    register_default_plugins()  # without them a panel's options are kept unread
+    return json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))
+
+
+def test_grafana_knows_all_that_the_dashboard_says(dashboard: dict[str, Any]) -> None:
+    assert missing(dashboard, read_by_grafana(dashboard)) == []
+
+
+def test_what_grafana_does_not_know_is_found(dashboard: dict[str, Any]) -> None:
+    wrong = copy.deepcopy(dashboard)
+    wrong["panels"][0]["options"]["colorMood"] = "blue"
+    wrong["panels"][1]["gridPosition"] = {}
+    assert missing(wrong, read_by_grafana(wrong)) == [
+        ".panels[0].options.colorMood: blue became None",
+        ".panels[1].gridPosition: {} became None",
+    ]

@@ -11,8 +11,9 @@ from transformers import AutoModelForSequenceClassification
 from bertray import storage
 from bertray.errors import ConfigError, OutputError
 from bertray.evaluate.calibrated_copy import check_copy, with_calibration, write_copy
-from bertray.model.bundle import Bundle, open_bundle, read_manifest
+from bertray.model.bundle import Bundle, open_bundle
 from bertray.model.engine import Engine
+from bertray.model.manifest import read_manifest
 from bertray.model.settings import resolve_settings
 from bertray.schema import Calibration, Cutoff
 

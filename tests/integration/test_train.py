@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +14,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import ray
 from mlflow import MlflowClient
 from safetensors.torch import load_file
+from scoring import driver
 
 from bertray.config import TrainConfig, load_config
 from bertray.errors import DataError
-from bertray.model.bundle import open_bundle, read_manifest
+from bertray.model.bundle import open_bundle
 from bertray.model.engine import Engine
+from bertray.model.manifest import read_manifest
 from bertray.model.settings import resolve_settings
-from bertray.train.loop import Epoch
+from bertray.train.job import prepare
 from bertray.train.run import Event, Start, TrainSummary, Trial, TrialEpoch, train
 from bertray.train.search import draw
+from bertray.train.state import Epoch
 from bertray.train.steps import Step
+from bertray.train.workers import earlier_epochs, run_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
 
@@ -55,20 +61,20 @@ def root(tmp_path_factory: pytest.TempPathFactory, base_without_dropout: Path) -
     return root
 
 
+def words_of(root: Path, output: str, *words: str) -> list[str]:
+    return [
+        f"model.base={root / 'base'}",
+        f"data.train={root / 'data'}",
+        f"output.path={root / output}",
+        "data.validation_fraction=0.19",
+        "optim.learning_rate=3e-3",
+        "training.num_epochs=3",
+        *words,
+    ]
+
+
 def config(root: Path, output: str, *words: str) -> TrainConfig:
-    return load_config(
-        TrainConfig,
-        None,
-        [
-            f"model.base={root / 'base'}",
-            f"data.train={root / 'data'}",
-            f"output.path={root / output}",
-            "data.validation_fraction=0.19",
-            "optim.learning_rate=3e-3",
-            "training.num_epochs=3",
-            *words,
-        ],
-    )
+    return load_config(TrainConfig, None, words_of(root, output, *words))
 
 
 def two_workers(root: Path) -> TrainConfig:
@@ -393,3 +399,32 @@ def test_a_finished_search_does_no_work(
     again = train(search)
     assert not again.is_new
     assert again.trials == searched[0].trials
+
+
+def test_a_search_goes_on_within_a_trial_whose_driver_was_killed(
+    root: Path, tmp_path: Path
+) -> None:
+    keys = "search.keys={optim.learning_rate: [3e-3]}"
+    few = ["training.num_epochs=6", "search.num_trials=1", "scaling.num_threads=1"]
+    words = words_of(root, str(tmp_path / "searched"), keys, *few)
+    address = ray.get_runtime_context().gcs_address
+    with driver(["train", *words], {**os.environ, "RAY_ADDRESS": address}) as run:
+        assert run.stdout is not None
+        said = []
+        for line in run.stdout:
+            said.append(line)
+            if "trial=1/1 epoch=2" in line:
+                run.kill()
+    assert run.returncode == -signal.SIGKILL, "".join(said)
+    search = load_config(TrainConfig, None, words)
+    job = prepare(search)
+    assert job is not None
+    before = earlier_epochs(run_config(job.trials[0]))
+    assert 2 <= len(before) < 6
+
+    events: list[Event] = []
+    summary = train(search, on_progress=events.append)
+    assert list(summary.epochs[: len(before)]) == before  # their seconds too: not done again
+    assert len(summary.epochs) == 6
+    told = [event.epoch.epoch for event in events if isinstance(event, TrialEpoch)]
+    assert told == [1, 2, 3, 4, 5, 6]

@@ -45,3 +45,9 @@ def make_bundle(
         return made[family]
 
     return make
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of fetched models of the test's own: the models of all tests are the same."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

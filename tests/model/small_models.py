@@ -23,8 +23,8 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from bertray.model.bundle import Manifest
 from bertray.model.heads import Head
+from bertray.model.manifest import Manifest
 
 WORDS = "good bad film plot the a is was very not great awful story actor".split()
 COMMON = {

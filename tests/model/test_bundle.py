@@ -17,17 +17,10 @@ from transformers import (
 )
 
 from bertray.errors import ConfigError, ModelError
-from bertray.model.bundle import (
-    LONGEST,
-    Manifest,
-    check_pairs,
-    load_model,
-    load_tokenizer,
-    longest_input,
-    open_bundle,
-    save_bundle,
-)
+from bertray.model.bundle import check_pairs, load_model, open_bundle, save_bundle
 from bertray.model.cache import digest_of
+from bertray.model.manifest import Manifest
+from bertray.model.pretrained import LONGEST, load_tokenizer, longest_input
 from bertray.schema import Scale
 
 

@@ -22,10 +22,12 @@ from bertray.config import TrainConfig, load_config
 from bertray.model import mlflow_store, versions
 from bertray.model.bundle import open_bundle
 from bertray.model.cache import cache_folder
-from bertray.train.loop import Epoch
 from bertray.train.outcome import TrainSummary
+from bertray.train.state import Epoch
 from bertray.train.steps import Step
 from bertray.train.tracking import tracked
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 LINEAGE = {"data": "d" * 64, "base": "b" * 64}
 START_S = 120
@@ -60,11 +62,6 @@ def server(
             time.sleep(0.2)
         yield root
         os.killpg(process.pid, signal.SIGTERM)  # its workers too
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_a_version_is_registered_promoted_found_and_fetched(

@@ -17,17 +17,13 @@ from bertray.model import mlflow_store, registry, versions
 from bertray.model.bundle import open_bundle
 from bertray.model.cache import cache_folder
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 @pytest.fixture
 def root(tmp_path: Path, empty_mlflow: Path) -> str:
     shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of the test's own: the models of all tests are the same."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def test_versions_are_numbered_and_found_by_number_and_alias(

@@ -24,7 +24,8 @@ from transformers import (
 from bertray import cli
 from bertray.errors import ConfigError, DataError
 from bertray.model import versions
-from bertray.model.bundle import Bundle, load_model, load_tokenizer, open_bundle
+from bertray.model.bundle import Bundle, load_model, open_bundle
+from bertray.model.pretrained import load_tokenizer
 from bertray.report.explain import MOST_STEPS, TOLERANCE, Explainer
 from bertray.schema import Scale
 

@@ -20,12 +20,13 @@ from bertray.text.long import Aggregate
 from bertray.train.base import Base, load_base
 from bertray.train.examples import Examples
 from bertray.train.layers import freeze
-from bertray.train.loop import load_checkpoint, load_state, save_state
+from bertray.train.loop import load_checkpoint
 from bertray.train.loss import CROSS_ENTROPY, CrossEntropy, Loss
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.parallel import Strategy, is_sharded, shard
 from bertray.train.plan import plan_epoch
 from bertray.train.precision import Precision
+from bertray.train.state import load_state, save_state
 from bertray.train.steps import NonFiniteLossError, Step, predict, train_steps
 
 CPU = torch.device("cpu")

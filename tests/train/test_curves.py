@@ -7,7 +7,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from bertray.train.curves import _last_steps, _running_mean, draw_curves, write_events
-from bertray.train.loop import Epoch, read_steps, write_steps
+from bertray.train.state import Epoch, read_steps, write_steps
 from bertray.train.steps import Step
 
 

@@ -12,9 +12,10 @@ from small_models import MANIFEST, MODELS, save_classifier
 from transformers import AutoTokenizer
 
 from bertray.config import Optim, TrainModel
-from bertray.model.bundle import load_tokenizer, open_bundle, save_bundle
+from bertray.model.bundle import open_bundle, save_bundle
 from bertray.model.engine import Engine
 from bertray.model.heads import Head
+from bertray.model.pretrained import load_tokenizer
 from bertray.model.settings import resolve_settings
 from bertray.text.encoding import Encoder
 from bertray.train.base import folder_of, load_base, open_base

@@ -12,16 +12,17 @@ from small_models import save_classifier
 
 from bertray.config import TrainConfig, TrainModel, load_config
 from bertray.errors import ConfigError, ModelError, OutputError
-from bertray.model.bundle import open_bundle, read_manifest
+from bertray.model.bundle import open_bundle
+from bertray.model.manifest import read_manifest
 from bertray.text.long import LongText
 from bertray.train import lineage as folder
 from bertray.train.base import load_base, open_base
 from bertray.train.job import Job, prepare
-from bertray.train.loop import Epoch, save_state
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.outcome import TrainSummary, write_bundle
 from bertray.train.precision import Precision
 from bertray.train.run import train
+from bertray.train.state import Epoch, save_state
 
 Write = Callable[..., Path]
 METRICS = {"accuracy": 0.5, "macro_f1": 0.4, "loss": 0.7}

@@ -8,7 +8,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from bertray.config import Training
 from bertray.errors import ConfigError
 from bertray.train.layers import freeze, num_frozen
-from bertray.train.loop import Epoch, is_stuck
+from bertray.train.loop import is_stuck
+from bertray.train.state import Epoch
 
 
 def build(family: str) -> PreTrainedModel:

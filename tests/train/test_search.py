@@ -8,8 +8,8 @@ import pytest
 
 from bertray.config import TrainConfig, load_config
 from bertray.errors import BertrayError, ConfigError
-from bertray.train.loop import Epoch
 from bertray.train.search import SEARCHABLE, Trial, draw, ranked, settings_of, trial_of
+from bertray.train.state import Epoch
 
 RATES = "optim.learning_rate: {low: 1e-5, high: 1e-3, log: true}"
 

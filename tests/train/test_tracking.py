@@ -19,9 +19,9 @@ from bertray.config import TrainConfig, load_config
 from bertray.errors import ConfigError, DataError
 from bertray.model import mlflow_store
 from bertray.train import tracking
-from bertray.train.loop import Epoch
 from bertray.train.outcome import TrainSummary
 from bertray.train.search import Trial, TrialEpoch
+from bertray.train.state import Epoch
 from bertray.train.steps import Step
 from bertray.train.tracking import tracked
 

@@ -8,8 +8,8 @@ import pytest
 
 from bertray.config import Search, TrainConfig, load_config
 from bertray.errors import BertrayError, UserError
-from bertray.train.loop import Epoch
 from bertray.train.search import Trial, TrialEpoch, draw
+from bertray.train.state import Epoch
 from bertray.train.trials import make_scheduler, read_trials, run_trials, write_trial
 
 

@@ -1,0 +1,43 @@
+"""What `bertray explain` shows."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from bertray.console.view import MOST_NAMES, facts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bertray.report.explain import Explanation
+
+FAINTEST, STRONG = 0.08, 0.5  # of the strongest word's attribution
+
+
+def show_explanation(explanation: "Explanation", texts: "Sequence[str]") -> None:
+    """Print the texts, words that speak for the label in green, those against it in red."""
+    console = Console()
+    strongest = max((abs(word.attribution) for word in explanation.words), default=0.0)
+    for side, text in enumerate(texts):
+        shown = Text(text)
+        for word in explanation.words:
+            share = abs(word.attribution) / strongest if strongest else 0.0
+            if word.of_pair == bool(side) and share >= FAINTEST:
+                colour = "green" if word.attribution > 0 else "red"
+                weight = "bold " if share >= STRONG else ""
+                shown.stylize(f"{weight}{colour}", word.start, word.end)
+        console.print(shown)
+    table = facts("")
+    table.add_row("label", f"{escape(explanation.label)}, {explanation.probability:.4g}")
+    words = sorted(explanation.words, key=lambda word: -abs(word.attribution))[:MOST_NAMES]
+    listed = ", ".join(f"{word.text} {word.attribution:+.2f}" for word in words)
+    table.add_row("strongest words", escape(listed))
+    change = explanation.value - explanation.baseline
+    table.add_row("all words together", f"{change:+.3f}, against a text of masks")
+    if not explanation.complete:
+        table.add_row("off that by", f"{explanation.gap:+.3f} after {explanation.num_steps} steps")
+    if not explanation.whole:
+        table.add_row("not read", "what is behind the longest input of the model")
+    console.print(table)
