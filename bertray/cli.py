@@ -122,7 +122,7 @@ def nightly(words: Words = None) -> None:
         view.show(table_of(outcome))
     if outcome.num_shards_quarantined or outcome.num_rows_quarantined:
         raise typer.Exit(QUARANTINED)
-    if config.night.fail_on_drift and outcome.night is not None and outcome.night.drifted:
+    if config.night.fail_on_drift and outcome.drifted:
         raise typer.Exit(REFUSED)
 
 

@@ -124,6 +124,15 @@ def lines_of(history: str, nights: Sequence[Night]) -> list[NightLine]:
     ]
 
 
+def reference_of(history: str, nights: Sequence[Night]) -> Night | None:
+    """The night that others are compared with: the first one that had rows with a prediction."""
+    for night in nights:
+        profile = _profile(profile_uri(history, night))
+        if profile is not None and profile.has_predictions:
+            return night
+    return None
+
+
 def profile_uri(history: str, night: Night) -> str:
     """Where the profile of a night lies."""
     return storage.join(history, PROFILES, f"{night.id}.json")

@@ -8,9 +8,10 @@ challenger -> champion -> score what is new -> profile -> drift -> page -> histo
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Sequence
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 
 from bertray import storage
 from bertray.config import NightlyConfig, ReportConfig, ScoreConfig
@@ -26,6 +27,7 @@ from bertray.nightly.history import (
     put_index,
     put_night,
     read_nights,
+    reference_of,
 )
 from bertray.report.run import Report, report
 from bertray.score.contract import CONTRACT, contract_of, read_contract
@@ -50,6 +52,7 @@ class Outcome:
         report: of the night.
         num_rows_quarantined: rows of the output that held a text and yet got no prediction.
         num_shards_quarantined: shards that are not in the output.
+        drifted: signals of that night, or of the latest one.
     """
 
     night: Night | None
@@ -58,6 +61,7 @@ class Outcome:
     report: Report | None
     num_rows_quarantined: int
     num_shards_quarantined: int
+    drifted: tuple[str, ...]
 
 
 def nightly(
@@ -88,15 +92,15 @@ def nightly(
         notes = [said] if said is not None else []
         job, bundle = choose_model(config, notes)
         summary = score(job, on_progress=on_progress, on_wait=on_wait)
-        digests = contract_of(job, bundle).digests
-        alike = [night for night in nights if night.digests == (digests.model, digests.settings)]
-        new = new_files(config.output.path, alike)
+        digests = astuple(contract_of(job, bundle).digests)
+        alike = [night for night in nights if night.digests == digests]
+        new = new_files(config.output.path, nights, digests, scored_now=summary.splits_scored)
         night, made, page = None, None, ""
         if new or not alike or summary.quarantined != list(alike[-1].quarantined):
             night_id = f"{began:{ID}}"
             page = storage.join(history, f"{night_id}.html")
             made = report(
-                report_config(config, page, history, alike),
+                report_config(config, bundle, page, history, alike),
                 only=frozenset(new.values()),
                 nights=lines_of(history, nights[-MOST_PAST:]),
                 notes=notes,
@@ -105,7 +109,7 @@ def nightly(
                 id=night_id,
                 seconds=time.perf_counter() - start,
                 model=bundle.source,
-                digests=(digests.model, digests.settings),
+                digests=digests,
                 num_rows=summary.num_rows,
                 splits=tuple(new),
                 num_rows_new=made.num_rows,
@@ -115,11 +119,10 @@ def nightly(
                 notes=tuple(notes),
                 rows_per_s=made.rows_per_s,
             )
+            send_alert(config.alert, night, page=page)  # twice, if it is cut off here; never not
             put_night(history, night, made.profile)
             nights.append(night)
         put_index(history, nights)
-    if night is not None:
-        send_alert(config.alert, night, page=page)
     return Outcome(
         night=night,
         page=page or storage.join(history, nights[-1].page),
@@ -127,6 +130,7 @@ def nightly(
         report=made,
         num_rows_quarantined=summary.num_rows_quarantined,
         num_shards_quarantined=len(summary.quarantined),
+        drifted=(night or alike[-1]).drifted,
     )
 
 
@@ -161,36 +165,52 @@ def choose_model(config: NightlyConfig, notes: list[str]) -> tuple[ScoreConfig, 
     return job.model_copy(update={"model": model}), open_bundle(there.model, root=model.store)
 
 
-def new_files(output: str, nights: Sequence[Night]) -> dict[str, str]:
-    """The scored files that no night has reported, by the id of their split."""
-    reported = {split for night in nights for split in night.splits}
+def new_files(
+    output: str, nights: Sequence[Night], digests: tuple[str, str], *, scored_now: Container[str]
+) -> dict[str, str]:
+    """The scored files that no night has reported, or that were scored again, by split id.
+
+    Args:
+        output: the folder.
+        nights: all of them. What came before another model or other settings is no longer there.
+        digests: of the model and of the settings that the folder belongs to.
+        scored_now: ids of the splits that this run has scored.
+    """
+    lately = takewhile(lambda night: night.digests == digests, reversed(nights))
+    reported = {split for night in lately for split in night.splits}
     files = (storage.get_json(storage.join(output, MANIFEST)) or {})["files"]
-    return {file["split"]: file["path"] for file in files if file["split"] not in reported}
+    return {
+        file["split"]: file["path"]
+        for file in files
+        if file["split"] not in reported or file["split"] in scored_now
+    }
 
 
 def report_config(
-    config: NightlyConfig, page: str, history: str, nights: Sequence[Night]
+    config: NightlyConfig, bundle: Bundle, page: str, history: str, nights: Sequence[Night]
 ) -> ReportConfig:
-    """What the page is made with; the first night of this model is what others are compared with.
+    """What the page is made with.
 
     Args:
         config: the job.
+        bundle: the model that scored.
         page: where it goes.
         history: where nights are kept.
         nights: of the same model and settings.
     """
-    fine = [night for night in nights[1:] if not night.trouble][-MOST_PAST:]
+    reference = reference_of(history, nights)
+    fine = [night for night in nights if night is not reference and not night.trouble]
     return ReportConfig.model_validate(
         {
             "input": {
                 "path": config.output.path,
-                "reference": profile_uri(history, nights[0]) if nights else None,
-                "past": [profile_uri(history, night) for night in fine],
+                "reference": None if reference is None else profile_uri(history, reference),
+                "past": [profile_uri(history, night) for night in fine[-MOST_PAST:]],
                 "evaluation": config.night.evaluation,
                 "label": config.night.label,
                 "sample_rows": config.night.sample_rows,
             },
-            "model": {"store": config.model.store},
+            "model": {"path": bundle.source, "store": config.model.store},
             "explain": config.explain.model_dump(),
             "output": {"path": page},
         }

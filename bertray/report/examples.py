@@ -73,7 +73,10 @@ def explained(
         seed: of the random ones.
     """
     examples = []
-    for kind, index in chosen_rows(rows, scored, num_rows=num_rows, label=label, seed=seed):
+    chosen = chosen_rows(
+        rows, scored, num_rows=num_rows, label=label, labels=explainer.labels, seed=seed
+    )
+    for kind, index in chosen:
         row = rows.slice(index, 1).to_pylist()[0]
         texts = [row[column] for column in (scored.text, scored.text_pair) if column is not None]
         name, value = _said(row, scored, explainer.labels)
@@ -87,13 +90,21 @@ def explained(
 
 
 def chosen_rows(
-    rows: pa.Table, scored: Scored, *, num_rows: int, label: str | None, seed: int
+    rows: pa.Table,
+    scored: Scored,
+    *,
+    num_rows: int,
+    label: str | None,
+    labels: Sequence[str],
+    seed: int,
 ) -> Iterator[tuple[str, int]]:
     """Kind and number of each row to explain."""
     columns = scored_column_names(scored.prefix, scored.task)
     first, *others, status = (rows[name] for name in columns)
     ok = np.flatnonzero(np.asarray(pc.equal(status, OK)))
-    right = np.full(rows.num_rows, np.nan) if label is None else right_rows(rows, scored, label)
+    right = np.full(rows.num_rows, np.nan)
+    if label is not None:
+        right = right_rows(rows, scored, label, labels=labels)
     if scored.task == "regression":
         low, errors, high = "lowest score", "largest errors", "highest score"
         sureness = first.take(ok).to_numpy()

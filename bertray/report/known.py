@@ -38,11 +38,19 @@ class Known:
     accuracy: tuple[float, ...] = ()
 
 
-def right_rows(rows: pa.Table, scored: Scored, label: str) -> np.ndarray:
+def right_rows(
+    rows: pa.Table, scored: Scored, label: str, *, labels: Sequence[str] | None
+) -> np.ndarray:
     """Of each row 1 if its prediction is right, 0 if it is not, NaN if nobody knows.
 
     Of a regression model the distance from the true number, its sign changed: the less right, the
     less.
+
+    Args:
+        rows: with the scored columns.
+        scored: the folder that they are from.
+        label: column of true labels.
+        labels: that the model knows; None if it is not at hand.
 
     Raises:
         SchemaError: there is no such column, or of a type that is no label.
@@ -61,18 +69,23 @@ def right_rows(rows: pa.Table, scored: Scored, label: str) -> np.ndarray:
         right[ok] = [set(one) == other for one, other in zip(ours, sets, strict=True)]
         return right
     names = [str(name) for name in theirs]
-    if names and scored.label_counts and not set(names) & set(scored.label_counts):
+    if names and labels is not None and not any(name in labels for name in names):
         raise DataError(
-            f"input.label={label}: its values, such as {names[0]!r}, are none of the labels that "
-            f"were predicted: {', '.join(list(scored.label_counts)[:8])}"
+            f"input.label={label}: its values, such as {names[0]!r}, are none of the model's "
+            f"labels: {', '.join(labels[:8])}"
         )
     right[ok] = [one == other for one, other in zip(ours, names, strict=True)]
     return right
 
 
-def compare_with_truth(rows: pa.Table, scored: Scored, label: str) -> Known | None:
-    """Metrics of the rows that have a true label and a prediction; None if no row has both."""
-    right = right_rows(rows, scored, label)
+def compare_with_truth(
+    rows: pa.Table, scored: Scored, label: str, *, labels: Sequence[str] | None
+) -> Known | None:
+    """Metrics of the rows that have a true label and a prediction; None if no row has both.
+
+    Takes and raises what `right_rows` does.
+    """
+    right = right_rows(rows, scored, label, labels=labels)
     there = np.flatnonzero(~np.isnan(right))
     if not len(there):
         return None

@@ -55,6 +55,11 @@ class Profile:
     num_rows: int
     counts: Mapping[str, Mapping[str, int]]
 
+    @property
+    def has_predictions(self) -> bool:
+        """Whether any of the rows looked at got one."""
+        return any(self.counts.get(signal) for signal in ("label", "score"))
+
     def __add__(self, other: "Profile") -> "Profile":
         """The profile of both nights' rows; a signal that one of them lacks is the other's."""
         signals = dict.fromkeys([*self.counts, *other.counts])

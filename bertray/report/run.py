@@ -104,13 +104,16 @@ def report(
             label=source.label,
             seed=source.seed,
         )
+    labels = bundle.labels if bundle is not None else None
     content = Content(
         scored=scored,
         profile=profile,
         reference=reference,
         reference_name=source.reference or "",
         verdicts=verdicts,
-        known=compare_with_truth(rows, scored, source.label) if source.label else None,
+        known=compare_with_truth(rows, scored, source.label, labels=labels)
+        if source.label
+        else None,
         evaluation=find_evaluation(source.evaluation),
         examples=examples,
         num_sampled=rows.num_rows,
