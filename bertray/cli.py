@@ -33,6 +33,9 @@ Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="[CONFIG.yaml] [key=value ...]", show_default=False),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done and how long; write nothing.")
+]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,23 +88,15 @@ def evaluate(words: Words = None) -> None:
 
 
 @app.command()
-def score(
-    words: Words = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done and how long; write nothing.")
-    ] = False,
-) -> None:
+def score(words: Words = None, dry_run: DryRun = False) -> None:
     """Label every row of every shard; write the shards back with the scored columns."""
     config = _config(ScoreConfig, words)
-    from bertray.console.score import ScoreView
-    from bertray.console.status import show_status
-    from bertray.score.run import prepare
-    from bertray.score.run import score as run
-    from bertray.score.status import outlook
-
     if dry_run:
-        show_status(outlook(prepare(config)))
+        _show_outlook(config)
         return
+    from bertray.console.score import ScoreView
+    from bertray.score.run import score as run
+
     with ScoreView("scoring") as view:
         summary = run(config, on_progress=view.update, on_wait=view.wait)
         view.finish(summary, config)
@@ -110,9 +105,14 @@ def score(
 
 
 @app.command()
-def nightly(words: Words = None) -> None:
+def nightly(words: Words = None, dry_run: DryRun = False) -> None:
     """Score what is new, say on one page what it is like, and tell whoever is on call."""
     config = _config(NightlyConfig, words)
+    if dry_run:
+        from bertray.nightly.run import choose_model
+
+        _show_outlook(choose_model(config, notes=[])[0])
+        return
     from bertray.console.nightly import table_of
     from bertray.console.score import ScoreView
     from bertray.nightly.run import nightly as run
@@ -215,6 +215,14 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return BUG
     return result if isinstance(result, int) else DONE
+
+
+def _show_outlook(config: ScoreConfig) -> None:
+    from bertray.console.status import show_status
+    from bertray.score.run import prepare
+    from bertray.score.status import outlook
+
+    show_status(outlook(prepare(config)))
 
 
 def _config(schema: type[C], words: list[str] | None) -> C:

@@ -32,10 +32,14 @@ def main() -> int:
             file.flush()
             if not found_in(known(Path(file.name))):
                 raise NoAnswerError(f"the index knows nothing against {KNOWN_BAD}")
-        packages = known(PINNED)
     except NoAnswerError as error:
         print(f"audit skipped, no vulnerability service: {error}", file=sys.stderr)
         return 0
+    try:
+        packages = known(PINNED)
+    except NoAnswerError as error:
+        print(f"audit failed, the service answered but not for {PINNED.name}: {error}")
+        return 1
     found = found_in(packages)
     for package, ids, fixes in found:
         print(f"{package}: {', '.join(ids)}; mended in {', '.join(fixes) or 'no release'}")

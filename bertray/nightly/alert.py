@@ -25,7 +25,8 @@ def send_alert(settings: Alert, night: Night, *, page: str) -> None:
         return
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it tells the address
     retry = Retry(TRIES, backoff_factor=1, status_forcelist=(429, 500, 502, 503, 504))
-    retry = retry.new(allowed_methods=None)  # POST too: told twice is better than not at all
+    # POST too: told twice is better than not at all. Nobody's wish to wait for an hour is heeded.
+    retry = retry.new(allowed_methods=None, respect_retry_after_header=False)
     with requests.Session() as session:
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(max_retries=retry))

@@ -2,8 +2,10 @@
 
 import logging
 
+from bertray import storage
 from bertray.config import Challenger, EvaluateConfig, TrainConfig, load_config
 from bertray.errors import BertrayError
+from bertray.model.bundle import open_bundle
 
 logger = logging.getLogger(__name__)
 
@@ -11,7 +13,8 @@ logger = logging.getLogger(__name__)
 def challenge(settings: Challenger) -> str | None:
     """Train and judge a challenger, if one is asked for and its data are new.
 
-    What goes wrong with it costs no row its label: the night goes on with the champion.
+    One that an earlier night has trained and not judged is judged now. What goes wrong with it
+    costs no row its label: the night goes on with the champion.
 
     Returns:
         What became of it, for people; None if there was nothing to do.
@@ -24,15 +27,31 @@ def challenge(settings: Challenger) -> str | None:
     try:
         training = load_config(TrainConfig, settings.train)
         judging = load_config(EvaluateConfig, settings.evaluate)
-        if not train(training).is_new:
+        train(training)
+        if _is_judged(judging):
             return None
         verdict = evaluate(judging).verdict
     except BertrayError as error:
         logger.error("challenger: %s", error)
         return f"the challenger failed: {error}"
+    except Exception as error:  # whatever a library or a store says, rows come first
+        logger.exception("challenger")
+        return f"the challenger failed: {type(error).__name__}: {storage.reason_of(error)}"
     if verdict is None:
-        return f"the challenger was measured, but {settings.evaluate} has no gate.store"
-    if verdict.is_passed:
-        return f"{verdict.version} was promoted"
-    broken = "; ".join(str(rule) for rule in verdict.broken)
-    return f"{verdict.version} was refused: {broken}"
+        said = f"the challenger was measured, but {settings.evaluate} has no gate.store"
+    elif verdict.is_passed:
+        said = f"{verdict.version} was promoted"
+    else:
+        broken = "; ".join(str(rule) for rule in verdict.broken)
+        said = f"{verdict.version} was refused: {broken}"
+    logger.info("challenger: %s", said)
+    return said
+
+
+def _is_judged(judging: EvaluateConfig) -> bool:
+    """Whether the last evaluation there was of this very model; it is written after the verdict."""
+    from bertray.evaluate.report import METRICS
+
+    found = storage.get_json(storage.join(judging.output.path, METRICS))
+    bundle = open_bundle(judging.model.path, root=judging.model.store)
+    return found is not None and found["model_digest"] == bundle.digest

@@ -21,7 +21,7 @@ with DAG(
     BashOperator(
         task_id="score",
         # The space keeps Airflow from taking the name for that of a template file.
-        bash_command="/opt/bertray/deploy/schedule/submit.sh /etc/bertray/score.yaml ",
+        bash_command="/opt/bertray/deploy/schedule/submit.sh night.yaml ",
         env={
             "PATH": "/opt/bertray/venv/bin:/usr/bin:/bin",
             "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265",

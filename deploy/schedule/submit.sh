@@ -3,6 +3,7 @@
 #
 #     RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 deploy/schedule/submit.sh CONFIG.yaml [key=value ...]
 #
+# CONFIG is read on the cluster's head: it lies in this checkout, which goes there, or on the head.
 # `ray job submit` answers 1 to any failure, and 0 to a job that somebody stopped; so its status is
 # asked for at the end. JOB names another script than jobs/nightly.py. The token is in
 # ~/.ray/auth_token, or in the file that RAY_AUTH_TOKEN_PATH names.

@@ -61,6 +61,19 @@ def test_an_index_that_knows_nothing_against_anything_is_no_audit(
     assert "audit skipped, no vulnerability service: the index" in capsys.readouterr().err
 
 
+def test_a_service_that_answers_and_then_fails_is_no_audit_that_passed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def known(file: Path) -> list[dict[str, Any]]:
+        if file == audit.PINNED:
+            raise audit.NoAnswerError("a line that it cannot read")
+        return [package(BAD)]
+
+    monkeypatch.setattr(audit, "known", known)
+    assert audit.main() == 1
+    assert "not for constraints.txt: a line that it cannot read" in capsys.readouterr().out
+
+
 def test_no_network_is_told_and_fails_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

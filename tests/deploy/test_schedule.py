@@ -24,11 +24,24 @@ seq 100000  # whoever stops to read after the first line breaks the pipe
 
 
 @pytest.mark.parametrize(
-    "name", ["bertray.cron", "bertray.service", "airflow_dag.py", "cronjob.yaml"]
+    ("name", "config"),
+    [
+        ("bertray.cron", "night.yaml"),
+        ("bertray.service", "night.yaml"),
+        ("airflow_dag.py", "night.yaml"),
+        ("cronjob.yaml", "/etc/bertray/score.yaml"),
+    ],
 )
-def test_each_scheduler_runs_the_same_script_on_a_config(name: str) -> None:
-    assert re.search(rf"/{SUBMIT},? /etc/bertray/score\.yaml", (SCHEDULE / name).read_text())
+def test_each_scheduler_runs_the_same_script_on_a_config_that_the_head_has(
+    name: str, config: str
+) -> None:
+    """One in the checkout, which each submission carries, or one that the head's pod mounts."""
+    assert re.search(rf"/{SUBMIT},? {re.escape(config)}", (SCHEDULE / name).read_text())
     assert os.access(ROOT / SUBMIT, os.X_OK)
+    (head,) = yaml.safe_load((ROOT / "deploy/kuberay/base/raycluster.yaml").read_text())["spec"][
+        "headGroupSpec"
+    ]["template"]["spec"]["containers"]
+    assert "/etc/bertray" in [mount["mountPath"] for mount in head["volumeMounts"]]
 
 
 @pytest.mark.parametrize(

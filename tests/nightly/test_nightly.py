@@ -2,10 +2,12 @@
 
 import http.server
 import json
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,10 @@ import pytest
 from scored_here import SECONDS, score_here
 
 from bertray import cli, storage
-from bertray.config import NightlyConfig, load_config
+from bertray.config import EvaluateConfig, NightlyConfig, load_config
+from bertray.evaluate.evaluation import Verdict
 from bertray.model import store
+from bertray.model.bundle import open_bundle
 from bertray.nightly import run
 from bertray.nightly.history import read_nights
 from bertray.nightly.run import Outcome, nightly
@@ -100,6 +104,9 @@ def test_a_night_scores_and_reports_what_is_new_and_a_second_run_does_nothing(la
     assert Path(second.page).name in index
     page = Path(second.page).read_text()
     assert Path(first.page).name in page
+    assert "New rows, by what became of them" in page
+    assert f"The shards hold {3 * ROWS:,} rows, as many as the folder" in page
+    assert "could not be scored" not in page
     for chart in ("New rows of 2 nights", "Shares of the labels, 2 nights"):
         assert chart in index
         assert chart in page
@@ -172,6 +179,30 @@ def test_a_new_champion_waits_or_scores_all_rows_anew_as_told(
     assert anew.night is not None
     assert (anew.night.model, anew.night.num_rows_new) == ("store://m@2", 2 * ROWS)
     assert lake.night("night.on_new_model=rescore").night is None
+    store.promote(root, store.find(root, "store://m@1"), why="the other one was worse")
+    back = lake.night("night.on_new_model=rescore")
+    assert back.night is not None
+    assert (back.night.model, back.night.num_rows_new) == ("store://m@1", 2 * ROWS)
+
+
+def test_what_was_removed_to_be_scored_again_is_reported_again(lake: Lake) -> None:
+    for name in "ab":
+        lake.grow(name)
+        lake.night()
+    (lake.root / "out" / "a.parquet").unlink()
+    outcome = lake.night()
+    assert outcome.night is not None
+    assert outcome.night.num_rows_new == ROWS
+
+
+def test_a_dry_run_says_what_the_night_would_score_and_does_nothing(
+    lake: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake.grow("a")
+    words = [*lake.words, f"input.path={lake.root / 'in'}", f"output.path={lake.root / 'out'}"]
+    assert cli.main(["nightly", *words, "--dry-run"]) == cli.DONE
+    assert f"score {ROWS} rows in 1 splits" in " ".join(capsys.readouterr().out.split())
+    assert [path.name for path in lake.root.iterdir()] == ["in"]
 
 
 def test_drift_fails_the_night_only_where_asked(lake: Lake) -> None:
@@ -179,7 +210,50 @@ def test_drift_fails_the_night_only_where_asked(lake: Lake) -> None:
     lake.grow("a")
     assert cli.main(["nightly", *words]) == cli.DONE
     lake.grow("b", mean=90)
-    assert cli.main(["nightly", *words, "night.fail_on_drift=true"]) == cli.REFUSED
+    words.append("night.fail_on_drift=true")
+    assert cli.main(["nightly", *words]) == cli.REFUSED
+    assert cli.main(["nightly", *words]) == cli.REFUSED  # tried again by a scheduler
+    lake.grow("c")
+    assert cli.main(["nightly", *words]) == cli.DONE
+
+
+def test_a_first_night_without_a_prediction_is_nothing_to_compare_with(lake: Lake) -> None:
+    empty = pa.table({"text": pa.array([], pa.string())})
+    pq.write_table(empty, lake.root / "in" / "0.parquet")
+    lake.night()
+    nulls = pa.table({"text": pa.nulls(ROWS, pa.string())})
+    pq.write_table(nulls, lake.root / "in" / "1.parquet")
+    lake.night()
+    lake.grow("2")
+    first = lake.night()
+    assert first.report is not None
+    assert first.report.verdicts == ()
+    lake.grow("3", mean=90)
+    outcome = lake.night()
+    assert outcome.night is not None
+    assert {"label", "length"} <= set(outcome.night.drifted)
+
+
+def test_a_model_that_has_moved_is_looked_for_where_it_is_now(lake: Lake, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(lake.words[0].removeprefix("model.path="), old)
+    lake.words = [f"model.path={old}", "explain.num_rows=1"]
+    lake.grow("a")
+    lake.night()
+    old.rename(new)
+    lake.words[0] = f"model.path={new}"
+    lake.grow("b")
+    outcome = lake.night()
+    assert outcome.report is not None
+    assert outcome.report.num_examples > 0
+
+
+def test_a_night_whose_few_labels_are_all_wrong_is_reported(lake: Lake) -> None:
+    table = pa.table({"text": ["a" * 100], "truth": ["bad"]})  # predicted to be good
+    pq.write_table(table, lake.root / "in" / "a.parquet")
+    outcome = lake.night("night.label=truth")
+    assert outcome.night is not None
+    assert "Against true labels" in Path(outcome.page).read_text()
 
 
 @pytest.fixture
@@ -209,12 +283,18 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def test_the_webhook_is_told_of_trouble_and_tried_again(
-    lake: Lake, webhook: tuple[str, list[dict[str, Any]]]
+    lake: Lake, webhook: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, taken = webhook
     lake.grow("a")
     lake.night(f"alert.webhook={address}")
     assert taken == []
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "put_night", lambda *_: 1 / 0)
+        lake.grow("b", mean=90)
+        with pytest.raises(ZeroDivisionError):
+            lake.night(f"alert.webhook={address}")
+    assert taken.pop()["drifted"]  # a night that is cut off later has been told of
     (lake.root / "in" / "broken.parquet").write_bytes(b"PAR1 nothing")
     outcome = lake.night(f"alert.webhook={address}")
     (told,) = taken
@@ -245,6 +325,55 @@ def test_a_challenger_that_fails_costs_no_row_its_label(lake: Lake, tmp_path: Pa
     assert outcome.night is not None
     assert outcome.night.num_rows_new == ROWS
     assert outcome.night.notes[0].startswith("the challenger failed: ")
+
+
+class Judge:
+    """In place of training and evaluation: what they leave, and how often they were asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, output: Path) -> None:
+        self.asked, self.fails, self._output = 0, False, output
+        monkeypatch.setattr("bertray.train.run.train", lambda _: SimpleNamespace(is_new=False))
+        monkeypatch.setattr("bertray.evaluate.run.evaluate", self._evaluate)
+
+    def _evaluate(self, config: EvaluateConfig) -> Any:
+        self.asked += 1
+        if self.fails:
+            raise PermissionError(13, "the store may not be written")
+        digest = open_bundle(config.model.path).digest
+        storage.put_json(str(self._output / "metrics.json"), {"model_digest": digest})
+        return SimpleNamespace(verdict=Verdict((), "store://m@2", None))
+
+
+def test_a_challenger_that_was_trained_and_not_judged_is_judged_by_the_next_night(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Judge(monkeypatch, tmp_path / "report")
+    model = lake.words[0].removeprefix("model.path=")
+    told = {
+        "train": {"model": {"base": model}, "data": {"train": "x"}, "output": {"path": "y"}},
+        "evaluate": {
+            "model": {"path": model},
+            "data": {"path": "x"},
+            "output": {"path": str(tmp_path / "report")},
+        },
+    }
+    for name, config in told.items():
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(config))
+        lake.words.append(f"challenger.{name}={tmp_path / name}.yaml")
+    lake.grow("a")
+    judge.fails = True
+    first = lake.night()
+    assert first.night is not None
+    assert first.night.notes[0].startswith("the challenger failed: PermissionError")
+    judge.fails = False
+    lake.grow("b")
+    second = lake.night()
+    assert second.night is not None
+    assert second.night.notes == ("store://m@2 was promoted",)
+    lake.grow("c")
+    third = lake.night()
+    assert third.night is not None
+    assert (third.night.notes, judge.asked) == ((), 2)
 
 
 def test_all_of_a_night_may_lie_on_s3(lake: Lake, s3: str) -> None:
