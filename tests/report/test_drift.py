@@ -104,7 +104,8 @@ def test_what_nights_do_is_exceeded_once_in_a_hundred_at_most(num_past: int, spr
 
 
 @pytest.mark.parametrize(
-    ("num_past", "label", "length"), [(7, 0.3, 4), (12, 0.15, 2), (30, 0.1, 2)]
+    ("num_past", "label", "length"),
+    [(MIN_NIGHTS, 0.5, 5), (7, 0.3, 4), (12, 0.15, 2), (30, 0.1, 2)],
 )
 def test_more_nights_let_smaller_shifts_be_caught(num_past: int, label: float, length: int) -> None:
     """Labels that move by a share, lengths that grow by bins of a fifth, 19 nights of 20."""
