@@ -75,7 +75,8 @@ def render(content: Content) -> str:
         content=content,
         scored=scored,
         version=__version__,
-        title=f"{scored.num_rows:,} rows by {_last_part(scored.contract.model)}",
+        title=f"{scored.num_rows:,} {'new ' if content.is_night else ''}rows by "
+        f"{_last_part(scored.contract.model)}",
         ended=_ended(scored),
         headline=_headline(content),
         facts=_facts(content),
@@ -151,8 +152,9 @@ def _facts(content: Content) -> list[tuple[str, str]]:
             ("took", duration(run["seconds"])),
             ("rows a second", f"{scored.rows_per_s:,.0f}"),
         ]
-    name = "new files" if content.is_night else "scored files"
-    return [*facts, (name, f"{len(scored.manifest['files']):,}")]
+    if not content.is_night:
+        facts += [("scored files", f"{len(scored.manifest['files']):,}")]
+    return facts
 
 
 def _tonight(content: Content) -> NightLine:
