@@ -83,8 +83,9 @@ class Gate(Section):
     )
     metric: str | None = Field(
         None,
-        description="Metric by which the champion is compared, on the same rows. Default: "
-        "`accuracy`, `macro_f1` where rows have several labels, `rmse` for numbers.",
+        description="Metric by which the champion is compared, on the same rows; one whose label "
+        "it does not know it gets wrong. Default: `accuracy`, `macro_f1` where rows have several "
+        "labels, `rmse` for numbers.",
     )
     margin: NonNegative = Field(0.0, description="That much worse than the champion is no worse.")
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(

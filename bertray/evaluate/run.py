@@ -63,7 +63,7 @@ def evaluate(
         in_use = None
         if champion is not None:
             parts = predict(as_champion(config), champion, plan, reading, on_progress)
-            in_use = champion, join_rows(parts, champion)
+            in_use = champion, join_rows(parts, champion, takes_unknown=True)
         verdict = decide(config, bundle, rows, result=result, in_use=in_use, rows_per_s=rows_per_s)
         result = replace(result, verdict=verdict)
     write(config, bundle, result)
