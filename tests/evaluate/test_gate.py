@@ -62,6 +62,18 @@ def test_each_slice_that_enough_rows_have_is_held_to_its_rule() -> None:
     assert len(rules) == 4
 
 
+def test_of_many_slices_the_worst_of_those_that_are_not_shown_is_held_to_its_rule() -> None:
+    slices = tuple(
+        Slice(f"user {number}", 30, is_small=False, metrics={"accuracy": number != 70, "loss": 0.1})
+        for number in range(80)
+    )
+    result = replace(found(accuracy=0.99), slices={"user": slices})
+    rules = rules_of(gate(slices_at_least={"accuracy": 0.8, "loss": 0.5}), result)
+    (broken,) = (rule for rule in rules if not rule.holds)
+    assert broken.name == "accuracy where user is user 70, the worst of 30 less frequent values"
+    assert len(rules) == 2 * (50 + 1)
+
+
 def passes(random: np.random.Generator, *, accuracies: tuple[float, float], seed: int) -> bool:
     """Whether a challenger gets past a champion, both right on three rows of four alike."""
     alike, levels = random.random(NUM_ROWS) < 0.75, random.random(NUM_ROWS)
