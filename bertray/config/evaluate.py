@@ -71,7 +71,8 @@ class Gate(Section):
     at_least: dict[str, float] = Field(
         {},
         description="Metrics of metrics.json that must not be less, as in `{accuracy: 0.9}`; "
-        "`rows_per_s` too.",
+        "`rows_per_s` too: of all actors together, and without the time in which they load the "
+        "model where each of them reads several times 8,192 rows.",
     )
     at_most: dict[str, float] = Field(
         {}, description="Metrics that must not be more, as in `{ece: 0.05}`."

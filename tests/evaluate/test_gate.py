@@ -104,6 +104,24 @@ def test_a_worse_challenger_is_never_promoted_and_an_equal_one_as_often_as_said(
     assert 0.88 <= sum(equal) / TRIALS <= 1.0  # 0.95 within three standard errors
 
 
+@pytest.mark.parametrize(("errors", "passed"), [(0, 0.95), (2, 0.36), (3, 0.09), (4, 0.01)])
+def test_how_often_a_worse_challenger_passes_is_as_documented(errors: int, passed: float) -> None:
+    random, trials = np.random.default_rng(0), 2_000
+    gains = random.standard_normal(trials) - errors  # in standard errors of the difference
+    holds = [
+        judge(
+            gate(),
+            found(accuracy=0.0),
+            rows_per_s=1.0,
+            champion=Champion("store://n@1", {"accuracy": 0.0}, {"accuracy": np.zeros(1_000)}),
+            resampled={"accuracy": gain + random.standard_normal(1_000)},
+            task="single_label",
+        )[0].holds
+        for gain in gains
+    ]
+    assert sum(holds) / trials == pytest.approx(passed, abs=0.03)
+
+
 @pytest.mark.parametrize(
     ("rules", "task", "message"),
     [
