@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split
 from bertray.config import TrainData
 from bertray.errors import DataError
 from bertray.schema import Scale, Task, is_list, to_matrix
+from bertray.text.columns import as_column, is_blank, is_null, not_utf8
 
 
 def task_of(wanted: Task | Literal["auto"], kind: pa.DataType) -> Task:
@@ -35,7 +36,7 @@ def normalized(labels: pa.ChunkedArray, task: Task) -> pa.ChunkedArray:
 
 
 def num_missing(labels: pa.ChunkedArray) -> int:
-    """Rows whose label, or one of whose labels, is null, blank or not finite.
+    """Rows whose label, or one of whose labels, is null, blank, not valid UTF-8 or not finite.
 
     A list may well be empty.
     """
@@ -47,10 +48,10 @@ def num_missing(labels: pa.ChunkedArray) -> int:
 
 
 def _is_missing(labels: pa.ChunkedArray) -> np.ndarray:
-    missing = labels.is_null()
     if pa.types.is_string(labels.type):
-        blank = pc.equal(pc.utf8_trim_whitespace(labels), "")
-        missing = pc.or_(missing, pc.fill_null(blank, False))
+        column = as_column(labels)
+        return is_null(column) | is_blank(column) | not_utf8(column)
+    missing = labels.is_null()
     if pa.types.is_floating(labels.type):
         missing = pc.or_(missing, pc.invert(pc.fill_null(pc.is_finite(labels), False)))
     return np.asarray(missing.to_numpy())
