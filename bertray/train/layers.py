@@ -15,7 +15,7 @@ EMBEDDINGS = ("embeddings", "embeddings_project")  # the second where ELECTRA's 
 
 
 def freeze(model: PreTrainedModel, *, num_layers: int | None) -> None:
-    """Let the embeddings and the first layers keep their weights, and train all that can be else.
+    """Let the embeddings and the first layers keep their weights; all else that can be is trained.
 
     Args:
         model: the classifier.

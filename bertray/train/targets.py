@@ -50,7 +50,7 @@ def num_missing(labels: pa.ChunkedArray) -> int:
 def _is_missing(labels: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_string(labels.type):
         column = as_column(labels)
-        return is_null(column) | is_blank(column) | not_utf8(column)
+        return np.asarray(is_null(column) | is_blank(column) | not_utf8(column))
     missing = labels.is_null()
     if pa.types.is_floating(labels.type):
         missing = pc.or_(missing, pc.invert(pc.fill_null(pc.is_finite(labels), False)))
@@ -129,6 +129,10 @@ def scale_of(numbers: np.ndarray, data: TrainData) -> Scale:
 def hold_out(targets: np.ndarray, data: TrainData, *, task: Task, seed: int) -> np.ndarray:
     """True for the rows to validate on, a share of each label's; its only row stays in training.
 
+    Where a row has one label, a label of two rows or more has one to train and one to validate on,
+    however small the share; the common ones make up for it. Where rows have several, one to train
+    on is all that is sure.
+
     Raises:
         DataError: there are too few rows.
     """
@@ -155,7 +159,20 @@ def _stratified(label_ids: np.ndarray, share: float, *, seed: int) -> np.ndarray
     )
     held = np.zeros(len(label_ids), bool)
     held[chosen] = True
+    order = np.random.default_rng(seed).permutation(rows)
+    for side in (True, False):
+        _swap_in(held, order, label_ids, side=side)
     return held
+
+
+def _swap_in(held: np.ndarray, order: np.ndarray, label_ids: np.ndarray, *, side: bool) -> None:
+    """Bring a row of each label to a side that has none, in place of one of a label with more."""
+    here, there = order[held[order] == side], order[held[order] != side]
+    met, firsts = np.unique(label_ids[here], return_index=True)
+    labels, candidates = np.unique(label_ids[there], return_index=True)
+    missing = there[candidates[~np.isin(labels, met)]]
+    spare = np.delete(here, firsts)[: len(missing)]
+    held[missing], held[spare] = side, not side
 
 
 def _share_of_each(has_label: np.ndarray, share: float, *, seed: int) -> np.ndarray | None:

@@ -187,6 +187,36 @@ def test_the_order_of_rows_does_not_depend_on_threads(write_shards: Write) -> No
     np.testing.assert_array_equal(first, second)
 
 
+@given(
+    counts=st.lists(st.integers(0, 12), min_size=2, max_size=8),
+    share=st.floats(0.05, 0.95),
+    seed=st.integers(0, 9),
+)
+def test_a_label_of_two_rows_is_trained_and_validated_on(
+    counts: list[int], share: float, seed: int
+) -> None:
+    label_ids = np.repeat(np.arange(len(counts)), counts)
+    data = TrainData(train="t", validation_fraction=share)
+    try:
+        held = hold_out(label_ids, data, task="single_label", seed=seed)
+    except DataError:
+        return
+    assert (held == hold_out(label_ids, data, task="single_label", seed=seed)).all()
+    several = [label for label, count in enumerate(counts) if count > 1]
+    rows = [held[label_ids == label] for label in several]
+    assert all(0 < one.sum() < len(one) for one in rows)
+    assert held.sum() == max(round(share * sum(map(len, rows))), len(several))
+
+
+def test_rare_labels_are_held_out_at_the_cost_of_common_ones(write_shards: Write) -> None:
+    labels = ["x"] * 500 + ["y"] * 500 + [f"rare {number}" for number in range(50)] * 2
+    held = read(write_shards({"a": rows(labels)})).is_validation
+    assert held[1000:1050].sum() + held[1050:].sum() == 50
+    assert (held[1000:1050] != held[1050:]).all()
+    assert held.sum() == 110
+    assert abs(int(held[:500].sum()) - 30) <= 8
+
+
 TAGS = [["b", "a"], [], ["a"], ["a", "a"]] * 5
 
 
