@@ -102,6 +102,24 @@ def test_a_learning_rate_may_be_written_with_an_exponent() -> None:
     assert load_config(TrainConfig, None, words).optim.learning_rate == 1e-4
 
 
+@pytest.mark.parametrize(
+    ("raw", "wanted"),
+    [
+        ("{0: 1, 1: 4, -1: 2}", {"0": 1, "1": 4, "-1": 2}),
+        ("{true: 4}", {"true": 4}),
+        ("{False: 0.5, spam: 2}", {"false": 0.5, "spam": 2}),
+        ("balanced", "balanced"),
+    ],
+)
+def test_labels_that_yaml_reads_as_something_else_have_their_names(
+    raw: str, wanted: object
+) -> None:
+    config = load_config(TrainConfig, None, [*TRAIN, f"training.class_weights={raw}"])
+    assert config.training.class_weights == wanted
+    with pytest.raises(ConfigError, match=r"training\.class_weights"):
+        load_config(TrainConfig, None, [*TRAIN, "training.class_weights={0.5: 1}"])
+
+
 def test_nothing_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL__PATH", "elsewhere")
     monkeypatch.setenv("BERTRAY_MODEL_PATH", "elsewhere")

@@ -71,7 +71,8 @@ class Gate(Section):
     at_least: dict[str, float] = Field(
         {},
         description="Metrics of metrics.json that must not be less, as in `{accuracy: 0.9}`; "
-        "`rows_per_s` too.",
+        "`rows_per_s` too: of all actors together, and without the time in which they load the "
+        "model where each of them reads several times 8,192 rows.",
     )
     at_most: dict[str, float] = Field(
         {}, description="Metrics that must not be more, as in `{ece: 0.05}`."
@@ -83,8 +84,9 @@ class Gate(Section):
     )
     metric: str | None = Field(
         None,
-        description="Metric by which the champion is compared, on the same rows. Default: "
-        "`accuracy`, `macro_f1` where rows have several labels, `rmse` for numbers.",
+        description="Metric by which the champion is compared, on the same rows; one whose label "
+        "it does not know it gets wrong. Default: `accuracy`, `macro_f1` where rows have several "
+        "labels, `rmse` for numbers.",
     )
     margin: NonNegative = Field(0.0, description="That much worse than the champion is no worse.")
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(

@@ -1,8 +1,8 @@
 """The settings of `bertray train`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bertray.config.augmentation import Augmentation, Distillation
 from bertray.config.search import Search
@@ -192,6 +192,17 @@ class Training(Section):
         "`subset_accuracy`, `lrap` or `loss`; of numbers `rmse`, `mae`, `pearson`, `spearman` or "
         "`loss`. Default: the first of these.",
     )
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _named(cls, weights: Any) -> Any:
+        """Labels as YAML reads them, ``0`` and ``true``, by the names that training gives them."""
+        if not isinstance(weights, dict):
+            return weights
+        return {
+            str(label).lower() if isinstance(label, int) else label: weight
+            for label, weight in weights.items()
+        }
 
 
 class TrainCalibration(Section):

@@ -30,7 +30,7 @@ from bertray.model.bundle import Bundle
 from bertray.schema import Calibration, Cutoff
 
 FEW_ROWS = 30  # a slice of fewer says little
-MOST_VALUES = 50  # of a column that rows are sliced by, the most frequent first
+MOST_VALUES = 50  # of a column's that are shown, the most frequent first
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ class Evaluation:
         confusion: rows by true and by predicted label; None but where rows have one label.
         reliability: None for numbers.
         cutoffs: how sure the model must be for a wanted precision; where rows have one label.
-        slices: by column, the most frequent values first.
+        slices: by column, the most frequent values first: those that are not small, and small
+            ones while there are no more than `MOST_VALUES`.
         copy: the calibrated copy, if one was asked for.
         verdict: of the gate, if there is one.
     """
@@ -202,8 +203,11 @@ def _slices(rows: LabelledRows, values: pa.DictionaryArray, bundle: Bundle) -> I
     names = [*values.dictionary.to_pylist(), None]
     codes = values.indices.fill_null(len(names) - 1).to_numpy()
     counts = np.bincount(codes, minlength=len(names))
-    for code in np.argsort(-counts, kind="stable")[:MOST_VALUES]:
-        if counts[code]:
-            here = np.flatnonzero(codes == code)
-            metrics = main_metrics(rows.predictions[here], rows.targets[here], bundle)
-            yield Slice(names[code], len(here), len(here) < FEW_ROWS, metrics)
+    by_code, ends = np.argsort(codes, kind="stable"), np.cumsum(counts)
+    for place, code in enumerate(np.argsort(-counts, kind="stable")):
+        is_small = bool(counts[code] < FEW_ROWS)
+        if not counts[code] or (is_small and place >= MOST_VALUES):
+            break
+        here = by_code[ends[code] - counts[code] : ends[code]]
+        metrics = main_metrics(rows.predictions[here], rows.targets[here], bundle)
+        yield Slice(names[code], len(here), is_small, metrics)

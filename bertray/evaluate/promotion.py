@@ -1,13 +1,16 @@
 """A model that was evaluated goes into a store, and into use there if the gate lets it pass."""
 
+from dataclasses import replace
+
 from bertray.config import EvaluateCalibration, EvaluateConfig, Gate
 from bertray.errors import ConfigError, DataError
 from bertray.evaluate.evaluation import Evaluation, Verdict, main_metrics
-from bertray.evaluate.gate import Champion, check_gate, judge
+from bertray.evaluate.gate import Champion, check_gate, compared_metric, judge
 from bertray.evaluate.intervals import resampled_metrics
 from bertray.evaluate.rows import LabelledRows
 from bertray.model import versions
 from bertray.model.bundle import Bundle, check_pairs, open_bundle
+from bertray.schema import DEFAULT_THRESHOLD
 
 
 def find_champion(config: EvaluateConfig, bundle: Bundle) -> Bundle | None:
@@ -31,7 +34,7 @@ def find_champion(config: EvaluateConfig, bundle: Bundle) -> Bundle | None:
             f"gate.name={name}: {in_use.reference} is a {champion.task} model, {bundle.source} a "
             f"{bundle.task} one; they cannot be compared, choose another name"
         )
-    check_pairs(champion, config.data.text_pair, section="data")
+    check_pairs(champion, config.data.text_pair, section="data", key="gate.name")
     return champion
 
 
@@ -58,11 +61,14 @@ def decide(
         bundle: the model.
         rows: as it predicts them.
         result: what they say of it.
-        in_use: the champion, and the same rows as that one predicts them.
+        in_use: the champion, and the same rows as that one predicts them, joined with
+            ``takes_unknown``.
         rows_per_s: that were scored.
 
     Raises:
-        DataError: one of the two gives no prediction for rows that the other one predicts.
+        DataError: one of the two gives no prediction for rows that the other one predicts, or the
+            champion knows none of the labels.
+        ConfigError: it does not know all of them, and is to be compared by its loss.
     """
     gate, root, name = config.gate, str(config.gate.store), str(config.gate.name)
     held = None
@@ -73,10 +79,12 @@ def decide(
                 f"{champion.source} predicts {len(theirs)} rows of {config.data.path}, "
                 f"{bundle.source} {len(rows)}; take out of data.path the rows that break a model"
             )
+        _check_labels(gate, bundle, champion, theirs)
+        measured = _measured_alike(champion, theirs, bundle)
         held = Champion(
             champion.source,
-            main_metrics(theirs.predictions, theirs.targets, champion),
-            resampled_metrics(theirs.predictions, theirs.targets, champion, config.intervals),
+            main_metrics(theirs.predictions, theirs.targets, measured),
+            resampled_metrics(theirs.predictions, theirs.targets, measured, config.intervals),
         )
     rules = judge(
         gate,
@@ -92,3 +100,31 @@ def decide(
         why = "; ".join(map(str, rules)) or "the gate has no rules, and nothing was in use"
         versions.promote(root, version, why=why)
     return verdict
+
+
+def _check_labels(gate: Gate, bundle: Bundle, champion: Bundle, theirs: LabelledRows) -> None:
+    """Rows whose label the champion does not know it gets wrong; of a loss that is no measure."""
+    if bundle.task == "regression":
+        return
+    known, num_labels = len(champion.labels), theirs.predictions.shape[1]
+    is_known = theirs.targets[:, :known] if theirs.targets.ndim == 2 else theirs.targets < known
+    if num_labels > known and not is_known.any():
+        raise DataError(
+            f"gate.name={gate.name}: no row has a label that {champion.source} knows "
+            f"({', '.join(champion.labels[:8])}); choose another name for {bundle.source}"
+        )
+    differ = bundle.task == "multi_label" and set(bundle.labels) != set(champion.labels)
+    if compared_metric(gate, bundle.task) == "loss" and (num_labels > known or differ):
+        raise ConfigError(
+            f"gate.metric=loss: {champion.source} and {bundle.source} do not have the same labels, "
+            "so their losses cannot be compared; set gate.metric to another one, such as macro_f1"
+        )
+
+
+def _measured_alike(champion: Bundle, theirs: LabelledRows, bundle: Bundle) -> Bundle:
+    """The champion in the challenger's unit of loss, with a threshold for each label it meets."""
+    thresholds = champion.thresholds
+    if thresholds is not None:
+        num_unknown = theirs.predictions.shape[1] - len(thresholds)
+        thresholds += (DEFAULT_THRESHOLD,) * num_unknown
+    return replace(champion, thresholds=thresholds, scale=bundle.scale)

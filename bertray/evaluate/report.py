@@ -9,7 +9,13 @@ import numpy as np
 from bertray import storage
 from bertray.config import EvaluateConfig, dump_config
 from bertray.evaluate.calibration import NUM_BINS, Reliability
-from bertray.evaluate.evaluation import CalibratedCopy, Evaluation, Slice, Verdict
+from bertray.evaluate.evaluation import (
+    MOST_VALUES,
+    CalibratedCopy,
+    Evaluation,
+    Slice,
+    Verdict,
+)
 from bertray.evaluate.picture import draw_reliability
 from bertray.model.bundle import Bundle
 from bertray.schema import Cutoff
@@ -188,9 +194,11 @@ def _slices_table(values: Sequence[Slice]) -> str:
             f"{one.num_rows:,}" + " (few)" * one.is_small,
             *(f"{one.metrics[name]:.4f}" for name in names),
         )
-        for one in values
+        for one in values[:MOST_VALUES]
     )
-    return _table(("value", "rows", *names), rows)
+    table = _table(("value", "rows", *names), rows)
+    num_others = len(values) - MOST_VALUES
+    return table if num_others <= 0 else f"{table}\n\n{num_others:,} more in {METRICS}."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -119,8 +119,16 @@ def take_rows(block: pa.Table, bundle: Bundle, *, label: str, slices: Sequence[s
     )
 
 
-def join_rows(parts: Sequence[Part], bundle: Bundle) -> LabelledRows:
+def join_rows(
+    parts: Sequence[Part], bundle: Bundle, *, takes_unknown: bool = False
+) -> LabelledRows:
     """The rows of all parts, of which there is one at least, in their order.
+
+    Args:
+        parts: of one model.
+        bundle: the model.
+        takes_unknown: whether labels that it does not know come behind its own, each with a
+            probability of 0 in every row; so a row that has one is predicted wrongly.
 
     Raises:
         DataError: a label that the model does not know, or no row.
@@ -137,10 +145,13 @@ def join_rows(parts: Sequence[Part], bundle: Bundle) -> LabelledRows:
         names = pa.chunked_array([labels.dictionary])
         if all(part.are_ids for part in parts):
             names = names.cast(pa.int64())
-        targets = label_ids(names, bundle.labels).astype(np.int32)[labels.indices.to_numpy()]
+        ids = label_ids(names, bundle.labels, takes_unknown=takes_unknown)
+        targets = ids.astype(np.int32)[labels.indices.to_numpy()]
+        if num_unknown := int((ids >= len(bundle.labels)).sum()):
+            predictions = np.pad(predictions, ((0, 0), (0, num_unknown)))
     if bundle.task == "multi_label":
         counts = np.concatenate([part.label_counts for part in parts])
-        targets = to_matrix(targets, counts, num_labels=len(bundle.labels))
+        targets = to_matrix(targets, counts, num_labels=predictions.shape[1])
     return LabelledRows(
         predictions=predictions,
         targets=targets,
@@ -152,8 +163,15 @@ def join_rows(parts: Sequence[Part], bundle: Bundle) -> LabelledRows:
     )
 
 
-def label_ids(labels: pa.ChunkedArray, names: tuple[str, ...]) -> np.ndarray:
+def label_ids(
+    labels: pa.ChunkedArray, names: tuple[str, ...], *, takes_unknown: bool = False
+) -> np.ndarray:
     """Positions of true labels among the model's; integers that are no names count as ids.
+
+    Args:
+        labels: each once.
+        names: of the model's labels.
+        takes_unknown: whether those that it does not know are numbered on behind its own.
 
     Raises:
         DataError: a label that the model does not know.
@@ -163,17 +181,19 @@ def label_ids(labels: pa.ChunkedArray, names: tuple[str, ...]) -> np.ndarray:
     if (
         ids.null_count
         and pa.types.is_integer(labels.type)
-        and not set(names) & set(text.unique().to_pylist())
+        and not set(names) & set(text.to_pylist())
     ):
         in_range = pc.and_(pc.greater_equal(labels, 0), pc.less(labels, len(names)))
         ids = pc.if_else(in_range, labels.cast(pa.int64()), None)
-    if ids.null_count:
-        unknown = text.filter(ids.is_null()).unique().to_pylist()
+    is_unknown = ids.is_null().to_numpy()
+    if is_unknown.any() and not takes_unknown:
+        unknown = text.filter(ids.is_null()).to_pylist()
         raise DataError(
             f"data.label: {len(unknown)} labels that the model does not know, such as "
             f"{unknown[0]!r}; it knows {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
         )
-    return np.asarray(ids.to_numpy())
+    behind = len(names) + np.cumsum(is_unknown) - 1
+    return np.where(is_unknown, behind, pc.fill_null(ids, 0).to_numpy())
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.DictionaryArray:

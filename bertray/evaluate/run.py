@@ -5,7 +5,7 @@ ray job submit -- python jobs/evaluate.py configs/demo/evaluate.yaml
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -49,10 +49,8 @@ def evaluate(
     """
     bundle, plan, reading = prepare(config)
     champion = find_champion(config, bundle)
-    start = time.perf_counter()
-    raw = join_rows(predict(config, bundle, plan, reading, on_progress), bundle)
-    rows_per_s = raw.num_rows / (time.perf_counter() - start)
-    rows = raw
+    parts, rows_per_s = predict(config, bundle, plan, reading, on_progress)
+    rows = raw = join_rows(parts, bundle)
     if config.calibration.bundle is not None and bundle.calibration is not None:
         p = calibrated(raw.predictions, bundle.calibration, task=bundle.task)
         rows = replace(raw, predictions=p)
@@ -62,8 +60,8 @@ def evaluate(
     if config.gate.store is not None:
         in_use = None
         if champion is not None:
-            parts = predict(as_champion(config), champion, plan, reading, on_progress)
-            in_use = champion, join_rows(parts, champion)
+            parts, _ = predict(as_champion(config), champion, plan, reading, on_progress)
+            in_use = champion, join_rows(parts, champion, takes_unknown=True)
         verdict = decide(config, bundle, rows, result=result, in_use=in_use, rows_per_s=rows_per_s)
         result = replace(result, verdict=verdict)
     write(config, bundle, result)
@@ -119,8 +117,8 @@ def predict(
     plan: Plan,
     reading: Reading,
     on_progress: Callable[[Progress], None],
-) -> list[Part]:
-    """The labels and the predictions of each split, in the order of the splits."""
+) -> tuple[list[Part], float]:
+    """The labels and the predictions of each split, in the order of the splits, and `rate_of`."""
     resources = cluster.connect()
     splits = [split for split in plan.splits if split.num_rows]
     pool = plan_pool(
@@ -140,7 +138,8 @@ def predict(
         watch=watch,
     )
     parts: dict[str, Part] = {}
-    done = 0
+    came: list[tuple[float, int]] = []
+    done, start = 0, time.perf_counter()
     for block in blocks_of(dataset):
         split, fault = split_of(block), fault_of(block)
         if fault is not None:
@@ -148,8 +147,26 @@ def predict(
         data = config.data
         parts[split.id] = take_rows(block, bundle, label=data.label, slices=data.slices)
         done += block.num_rows
+        came.append((time.perf_counter(), block.num_rows))
         on_progress(Progress(done, plan.num_rows, len(parts), len(splits)))
-    return [parts[split.id] for split in splits]
+    rate = rate_of(came, start=start, num_at_once=pool.max_actors * pool.calls_per_actor)
+    return [parts[split.id] for split in splits], rate
+
+
+def rate_of(came: Sequence[tuple[float, int]], *, start: float, num_at_once: int) -> float:
+    """Rows a second, without the time in which actors start and load the model.
+
+    The clock starts when as many splits have come as are computed at a time, and those do not
+    count. From fewer than twice as many nothing could be told; then it starts with the pipeline.
+
+    Args:
+        came: when each split came, in seconds, and its rows.
+        start: when the pipeline was started.
+        num_at_once: splits that are computed at a time.
+    """
+    if len(came) >= 2 * num_at_once:
+        start, came = came[num_at_once - 1][0], came[num_at_once:]
+    return sum(num_rows for _, num_rows in came) / (came[-1][0] - start)
 
 
 def copy_calibrated(config: EvaluateConfig, bundle: Bundle, rows: LabelledRows) -> CalibratedCopy:

@@ -139,13 +139,16 @@ def open_bundle(source: str, *, key: str = "model.path", root: str | None = None
     )
 
 
-def check_pairs(bundle: Bundle, text_pair: str | None, *, section: str) -> None:
+def check_pairs(
+    bundle: Bundle, text_pair: str | None, *, section: str, key: str = "model.path"
+) -> None:
     """Raise ConfigError if a model of pairs is to read single texts, or the other way round.
 
     Args:
         bundle: the model.
         text_pair: the setting.
         section: of the config that it stands in.
+        key: the setting that named the model, for messages.
     """
     if bundle.takes_pairs in (None, text_pair is not None):
         return
@@ -153,7 +156,7 @@ def check_pairs(bundle: Bundle, text_pair: str | None, *, section: str) -> None:
         advice = f"pairs of texts; set {section}.text_pair to the column of the second ones"
     else:
         advice = f"single texts; leave {section}.text_pair={text_pair} out"
-    raise ConfigError(f"model.path={bundle.source} was trained on {advice}")
+    raise ConfigError(f"{key}={bundle.source} was trained on {advice}")
 
 
 def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTrainedModel":

@@ -102,7 +102,8 @@ def load_base(
     A head that the base brings along is kept if it has as many labels, else replaced.
 
     Raises:
-        ModelError: the family has no classifier, or encoder weights are missing.
+        ModelError: the family has no classifier, or encoder weights are missing or of other shapes
+            than the config says.
         ConfigError: it has no linear head.
     """
     folder = folder_of(base)
@@ -126,16 +127,21 @@ def load_base(
             ) from error
     # A base saved without its head's parts, the pooler among them, is what one expects; an encoder
     # with random layers would train to a poor model without a word.
-    encoder = f"{model.base_model_prefix}."
-    missing = sorted(
-        name
-        for name in report["missing_keys"]
-        if name.startswith(encoder) and not name.startswith(f"{encoder}pooler.")
-    )
-    if missing:
+    encoder, pooler = f"{model.base_model_prefix}.", f"{model.base_model_prefix}.pooler."
+    unread = {name: name for name in report["missing_keys"]}
+    unread |= {
+        name: f"{name} of shape {tuple(wanted)}, there it is {tuple(found)}"
+        for name, found, wanted in report["mismatched_keys"]
+    }
+    lacking = [
+        unread[name]
+        for name in sorted(unread)
+        if name.startswith(encoder) and not name.startswith(pooler)
+    ]
+    if lacking:
         raise ModelError(
-            f"{KEY}={base.source}: the weights lack {', '.join(missing[:4])}"
-            f"{' and more' if len(missing) > 4 else ''}; take a folder that holds the whole encoder"
+            f"{KEY}={base.source}: the weights lack {', '.join(lacking[:4])}"
+            f"{' and more' if len(lacking) > 4 else ''}; take a folder that holds the whole encoder"
         )
     return _with_dropout(model, base)
 

@@ -21,6 +21,7 @@ from bertray import cluster, storage
 from bertray.config import TrainData
 from bertray.errors import DataError
 from bertray.model.pretrained import load_tokenizer
+from bertray.text.columns import as_column, is_blank, is_null, not_utf8
 from bertray.text.long import RowEncoder, Rows, make_row_encoder
 from bertray.text.ragged import Encoded, offsets_of, positions_of, take
 from bertray.train.augment import Augmenter, choose_rows, count_by_method, make_copies
@@ -48,7 +49,8 @@ def encode(
 ) -> tuple[Examples, Examples, dict[str, int]]:
     """Read, augment and tokenize all texts on the cluster.
 
-    Rows whose text is null or blank are left out, with a warning that gives their number.
+    Rows whose text is null, blank or not valid UTF-8 are left out, with a warning that gives their
+    number.
 
     Args:
         labelled: the rows.
@@ -152,7 +154,7 @@ def _encoder(base: Base) -> RowEncoder:
 
 
 def _read_texts(piece: Piece, columns: Sequence[str]) -> tuple[np.ndarray, list[list[str]]]:
-    """Row ids and texts of the rows that have a text in each column."""
+    """Row ids and texts of the rows that have a text in each column, and one that can be read."""
     row_groups = range(piece.first_row_group, piece.first_row_group + piece.num_row_groups)
     try:
         with storage.open_input(piece.uri) as file:
@@ -160,11 +162,10 @@ def _read_texts(piece: Piece, columns: Sequence[str]) -> tuple[np.ndarray, list[
             table = shard.read_row_groups(list(row_groups), columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{piece.uri}: cannot be read: {error}; write it anew") from error
-    texts = [table.column(name).cast(pa.large_string()) for name in columns]
+    texts = [as_column(table.column(name)) for name in columns]
     filled = np.ones(table.num_rows, bool)
     for column in texts:
-        blank = pc.equal(pc.utf8_trim_whitespace(column), "")
-        filled &= ~pc.fill_null(blank, True).to_numpy()
+        filled &= ~(is_null(column) | is_blank(column) | not_utf8(column))
     rows = np.flatnonzero(filled)
     return piece.first_row + rows, [column.take(rows).to_pylist() for column in texts]
 

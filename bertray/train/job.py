@@ -49,12 +49,16 @@ class Job:
         """How the teacher is computed.
 
         Raises:
-            ConfigError: its labels are not those of the rows.
+            ConfigError: its labels are not those of the rows, or it cannot read their texts.
         """
         if self.teacher is None:
             return None
         return make_teacher(
-            self.teacher, task=self.labelled.task, labels=self.labelled.labels, device=device
+            self.teacher,
+            task=self.labelled.task,
+            labels=self.labelled.labels,
+            device=device,
+            text_pair=self.config.data.text_pair,
         )
 
     @property
@@ -90,7 +94,7 @@ def prepare(config: TrainConfig) -> Job | None:
     if augmenter is not None:
         for method in config.augmentation.methods:
             load_rewrite(augmenter, method)
-    job.teacher_on("cpu")  # its labels are looked at here
+    job.teacher_on("cpu")  # whether it fits is looked at here
     return job
 
 

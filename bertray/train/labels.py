@@ -111,12 +111,17 @@ def list_shards(data: TrainData) -> Shards:
 
     Raises:
         StorageError: a path cannot be listed.
-        DataError: a path holds no Parquet files.
+        DataError: a path holds no Parquet files, or both hold the same one.
     """
-    return Shards(
-        training=_listed(data.train, key="data.train"),
-        validation=_listed(data.validation, key="data.validation") if data.validation else (),
-    )
+    training = _listed(data.train, key="data.train")
+    validation = _listed(data.validation, key="data.validation") if data.validation else ()
+    both = {uri for uri, _ in training} & {uri for uri, _ in validation}
+    if both:
+        raise DataError(
+            f"data.validation={data.validation}: {min(both)} is in data.train={data.train} too; "
+            "a model is not validated on rows it was trained on, leave it out of one of both"
+        )
+    return Shards(training, validation)
 
 
 def read_labels(
@@ -199,9 +204,9 @@ def _read_shard(uri: str, data: TrainData, wanted: Task | Literal["auto"]) -> _L
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{uri}: cannot be read: {error}; write it anew or take it away") from error
     if missing := num_missing(labels):
-        or_what = "not finite" if task == "regression" else "blank"
+        what = "null or not finite" if task == "regression" else "null, blank or not valid UTF-8"
         raise DataError(
-            f"{uri}: column {data.label!r} is null or {or_what} in {missing} of "
+            f"{uri}: column {data.label!r} is {what} in {missing} of "
             f"{len(labels)} rows; label them or take them out, or set data.label to another "
             "column"
         )

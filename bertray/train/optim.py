@@ -29,7 +29,7 @@ def parameter_groups(model: PreTrainedModel, optim: Optim) -> list[dict[str, Any
     layers, whatever the family calls them. Matrices and embeddings get it.
 
     Raises:
-        ConfigError: the rate is to differ by layer, and the model has no layers of their own.
+        ConfigError: the rate is to differ by layer, and the model's layers cannot be told apart.
     """
     depth_of = depths(model) if optim.layer_decay < 1 else defaultdict[nn.Parameter, int](int)
     groups: dict[tuple[int, float], list[nn.Parameter]] = defaultdict(list)

@@ -20,7 +20,7 @@ class Precision:
 
     def __init__(self, name: Name, device: torch.device) -> None:
         if name == "auto":
-            able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+            able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
             name = "bfloat16" if able else "float32"
         self.dtype: torch.dtype = getattr(torch, name)
         self._device = device

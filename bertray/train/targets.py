@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split
 from bertray.config import TrainData
 from bertray.errors import DataError
 from bertray.schema import Scale, Task, is_list, to_matrix
+from bertray.text.columns import as_column, is_blank, is_null, not_utf8
 
 
 def task_of(wanted: Task | Literal["auto"], kind: pa.DataType) -> Task:
@@ -35,7 +36,7 @@ def normalized(labels: pa.ChunkedArray, task: Task) -> pa.ChunkedArray:
 
 
 def num_missing(labels: pa.ChunkedArray) -> int:
-    """Rows whose label, or one of whose labels, is null, blank or not finite.
+    """Rows whose label, or one of whose labels, is null, blank, not valid UTF-8 or not finite.
 
     A list may well be empty.
     """
@@ -47,10 +48,10 @@ def num_missing(labels: pa.ChunkedArray) -> int:
 
 
 def _is_missing(labels: pa.ChunkedArray) -> np.ndarray:
-    missing = labels.is_null()
     if pa.types.is_string(labels.type):
-        blank = pc.equal(pc.utf8_trim_whitespace(labels), "")
-        missing = pc.or_(missing, pc.fill_null(blank, False))
+        column = as_column(labels)
+        return np.asarray(is_null(column) | is_blank(column) | not_utf8(column))
+    missing = labels.is_null()
     if pa.types.is_floating(labels.type):
         missing = pc.or_(missing, pc.invert(pc.fill_null(pc.is_finite(labels), False)))
     return np.asarray(missing.to_numpy())
@@ -128,6 +129,10 @@ def scale_of(numbers: np.ndarray, data: TrainData) -> Scale:
 def hold_out(targets: np.ndarray, data: TrainData, *, task: Task, seed: int) -> np.ndarray:
     """True for the rows to validate on, a share of each label's; its only row stays in training.
 
+    Where a row has one label, a label of two rows or more has one to train and one to validate on,
+    however small the share; the common ones make up for it. Where rows have several, one to train
+    on is all that is sure.
+
     Raises:
         DataError: there are too few rows.
     """
@@ -154,7 +159,20 @@ def _stratified(label_ids: np.ndarray, share: float, *, seed: int) -> np.ndarray
     )
     held = np.zeros(len(label_ids), bool)
     held[chosen] = True
+    order = np.random.default_rng(seed).permutation(rows)
+    for side in (True, False):
+        _swap_in(held, order, label_ids, side=side)
     return held
+
+
+def _swap_in(held: np.ndarray, order: np.ndarray, label_ids: np.ndarray, *, side: bool) -> None:
+    """Bring a row of each label to a side that has none, in place of one of a label with more."""
+    here, there = order[held[order] == side], order[held[order] != side]
+    met, firsts = np.unique(label_ids[here], return_index=True)
+    labels, candidates = np.unique(label_ids[there], return_index=True)
+    missing = there[candidates[~np.isin(labels, met)]]
+    spare = np.delete(here, firsts)[: len(missing)]
+    held[missing], held[spare] = side, not side
 
 
 def _share_of_each(has_label: np.ndarray, share: float, *, seed: int) -> np.ndarray | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from bertray.errors import ConfigError, DataError, ModelError
 from bertray.model.backend import Device
-from bertray.model.bundle import Bundle, open_bundle
+from bertray.model.bundle import Bundle, check_pairs, open_bundle
 from bertray.model.engine import Engine
 from bertray.model.settings import EngineSettings, resolve_settings
 from bertray.schema import Task
@@ -41,12 +41,18 @@ class Teacher:
 
 
 def make_teacher(
-    bundle: Bundle, *, labels: Sequence[str], device: Device, task: Task = "single_label"
+    bundle: Bundle,
+    *,
+    labels: Sequence[str],
+    device: Device,
+    task: Task = "single_label",
+    text_pair: str | None = None,
 ) -> Teacher:
     """Match the teacher's labels with those of the data, whatever the order of either.
 
     Raises:
-        ConfigError: they are not the same, or one of both does not choose one label of several.
+        ConfigError: they are not the same, one of both does not choose one label of several, or the
+            teacher cannot read the rows' texts, single ones or pairs.
     """
     if task != "single_label":
         raise ConfigError(
@@ -62,6 +68,12 @@ def make_teacher(
         raise ConfigError(
             f"{KEY}={bundle.source}: the teacher must have the labels of the data; it has "
             f"{_some(more)} that no row has, and lacks {_some(sorted(fewer))}"
+        )
+    check_pairs(bundle, text_pair, section="data", key=KEY)
+    if text_pair is not None and bundle.long_text.long != "truncate":
+        raise ConfigError(
+            f"{KEY}={bundle.source}: it reads texts by text.long={bundle.long_text.long}, which "
+            f"takes single ones, and data.text_pair={text_pair} is given; name another teacher"
         )
     return Teacher(
         location=bundle.location,

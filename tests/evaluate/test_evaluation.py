@@ -121,6 +121,23 @@ def test_slices_add_up_to_all_rows_the_most_frequent_first_and_small_ones_marked
     assert "| a &#124; b | 3 (few) | 1.0000 |" in report
 
 
+def test_all_values_that_enough_rows_have_are_measured_and_the_most_frequent_shown(
+    bundle: Bundle, config: EvaluateConfig
+) -> None:
+    sources = np.repeat([f"source {number:03}" for number in range(60)], 30).tolist()
+    sources += [f"rare {number}" for number in range(9)]
+    columns = {"label": pa.array(["bad"] * len(sources)), "source": pa.array(sources)}
+    best = [0] * 59 * 30 + [1] * 30 + [0] * 9
+    result = measured(columns, sure(best), [OK] * len(best), bundle, slices=("source",))
+    found = result.slices["source"]
+    assert [one.value for one in found] == [f"source {number:03}" for number in range(60)]
+    assert [one.metrics["accuracy"] for one in found] == [1] * 59 + [0]
+    report = to_markdown(config, bundle, result)
+    assert "| source 049 | 30 |" in report
+    assert "source 050" not in report
+    assert "10 more in metrics.json." in report
+
+
 def test_the_report_shows_what_the_document_says(
     bundle: Bundle, config: EvaluateConfig, tmp_path: Path
 ) -> None:

@@ -10,14 +10,14 @@ import pytest
 
 from bertray.config import EvaluateConfig, Gate, Intervals, load_config
 from bertray.errors import ConfigError, DataError
-from bertray.evaluate.evaluation import Evaluation, Rule, Slice
+from bertray.evaluate.evaluation import Evaluation, Rule, Slice, main_metrics
 from bertray.evaluate.gate import Champion, check_gate, judge
 from bertray.evaluate.intervals import resampled_metrics
 from bertray.evaluate.promotion import decide, find_champion
 from bertray.evaluate.rows import LabelledRows
 from bertray.model import store
 from bertray.model.bundle import Bundle, open_bundle
-from bertray.schema import Task
+from bertray.schema import Scale, Task
 
 TRIALS = 100
 NUM_ROWS = 2_000
@@ -62,6 +62,18 @@ def test_each_slice_that_enough_rows_have_is_held_to_its_rule() -> None:
     assert len(rules) == 4
 
 
+def test_of_many_slices_the_worst_of_those_that_are_not_shown_is_held_to_its_rule() -> None:
+    slices = tuple(
+        Slice(f"user {number}", 30, is_small=False, metrics={"accuracy": number != 70, "loss": 0.1})
+        for number in range(80)
+    )
+    result = replace(found(accuracy=0.99), slices={"user": slices})
+    rules = rules_of(gate(slices_at_least={"accuracy": 0.8, "loss": 0.5}), result)
+    (broken,) = (rule for rule in rules if not rule.holds)
+    assert broken.name == "accuracy where user is user 70, the worst of 30 less frequent values"
+    assert len(rules) == 2 * (50 + 1)
+
+
 def passes(random: np.random.Generator, *, accuracies: tuple[float, float], seed: int) -> bool:
     """Whether a challenger gets past a champion, both right on three rows of four alike."""
     alike, levels = random.random(NUM_ROWS) < 0.75, random.random(NUM_ROWS)
@@ -90,6 +102,24 @@ def test_a_worse_challenger_is_never_promoted_and_an_equal_one_as_often_as_said(
     equal = [passes(random, accuracies=(0.90, 0.90), seed=trial) for trial in range(TRIALS)]
     assert sum(worse) == 0
     assert 0.88 <= sum(equal) / TRIALS <= 1.0  # 0.95 within three standard errors
+
+
+@pytest.mark.parametrize(("errors", "passed"), [(0, 0.95), (2, 0.36), (3, 0.09), (4, 0.01)])
+def test_how_often_a_worse_challenger_passes_is_as_documented(errors: int, passed: float) -> None:
+    random, trials = np.random.default_rng(0), 2_000
+    gains = random.standard_normal(trials) - errors  # in standard errors of the difference
+    holds = [
+        judge(
+            gate(),
+            found(accuracy=0.0),
+            rows_per_s=1.0,
+            champion=Champion("store://n@1", {"accuracy": 0.0}, {"accuracy": np.zeros(1_000)}),
+            resampled={"accuracy": gain + random.standard_normal(1_000)},
+            task="single_label",
+        )[0].holds
+        for gain in gains
+    ]
+    assert sum(holds) / trials == pytest.approx(passed, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -213,3 +243,62 @@ def test_models_that_predict_other_rows_are_not_compared(
             in_use=(bundle, fewer),
             rows_per_s=1.0,
         )
+
+
+def judged(
+    config: EvaluateConfig,
+    models: tuple[Bundle, Bundle],
+    rows: tuple[LabelledRows, LabelledRows],
+    metric: str,
+) -> Rule:
+    """The last rule, which compares the first of two models with the second, by a metric."""
+    gate = config.gate.model_copy(update={"metric": metric, "at_least": {}})
+    verdict = decide(
+        config.model_copy(update={"gate": gate}),
+        models[0],
+        rows[0],
+        result=found(**main_metrics(rows[0].predictions, rows[0].targets, models[0])),
+        in_use=(models[1], rows[1]),
+        rows_per_s=1.0,
+    )
+    return verdict.rules[-1]
+
+
+def test_losses_of_numbers_are_compared_in_one_unit(
+    config: EvaluateConfig, classifier_folder: Path
+) -> None:
+    bundle = replace(open_bundle(str(classifier_folder)), task="regression", labels=("y",))
+    models = replace(bundle, scale=Scale(0.0, 100.0)), replace(bundle, scale=Scale(0.0, 1.0))
+    targets = np.arange(40.0)
+    worse, better = (LabelledRows(targets + off, targets, {}, 40, {}) for off in (5.0, 1.0))
+    assert not judged(config, models, (worse, better), "loss").holds
+    assert judged(config, models[::-1], (better, worse), "loss").holds
+
+
+def test_a_challenger_of_more_labels_beats_a_champion_that_gets_their_rows_wrong(
+    config: EvaluateConfig, classifier_folder: Path
+) -> None:
+    bundle = open_bundle(str(classifier_folder))
+    targets = np.arange(90, dtype=np.int32) % 3
+    p = np.eye(3, dtype=np.float32)[targets]
+    champion = replace(bundle, labels=bundle.labels[:2])
+    theirs = np.where(targets[:, None] == 2, np.float32([1, 0, 0]), p)
+    both = LabelledRows(p, targets, {}, 90, {}), LabelledRows(theirs, targets, {}, 90, {})
+    for metric in ("accuracy", "macro_f1"):
+        rule = judged(config, (bundle, champion), both, metric)
+        assert rule.holds
+        assert "1.0000 against 0." in rule.found
+    with pytest.raises(ConfigError, match=r"gate\.metric=loss: .* do not have the same labels"):
+        judged(config, (bundle, champion), both, "loss")
+    none_known = replace(both[1], targets=np.full(90, 2, np.int32))
+    with pytest.raises(DataError, match=r"gate\.name=reviews: no row has a label that .* knows"):
+        judged(config, (bundle, champion), (both[0], none_known), "accuracy")
+
+    has_label = np.eye(3, dtype=bool)[targets]
+    several = replace(bundle, task="multi_label", thresholds=(0.5, 0.5, 0.5))
+    champion = replace(several, labels=bundle.labels[:2], thresholds=(0.5, 0.5))
+    both = replace(both[0], targets=has_label), replace(both[1], targets=has_label)
+    assert judged(config, (several, champion), both, "subset_accuracy").holds
+    both = tuple(replace(one, targets=has_label & [True, True, False]) for one in both)
+    with pytest.raises(ConfigError, match=r"gate\.metric=loss: .* do not have the same labels"):
+        judged(config, (several, champion), both, "loss")

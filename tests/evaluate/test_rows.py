@@ -25,7 +25,12 @@ def bundle(classifier_folder: Path) -> Bundle:
     return open_bundle(str(classifier_folder))  # labels: bad, so-so, good
 
 
-def joined(bundle: Bundle, *tables: pa.Table, slices: tuple[str, ...] = ()) -> LabelledRows:
+def joined(
+    bundle: Bundle,
+    *tables: pa.Table,
+    slices: tuple[str, ...] = (),
+    takes_unknown: bool = False,
+) -> LabelledRows:
     parts = []
     for number, table in enumerate(tables):
         p = np.full((table.num_rows, len(bundle.labels)), 0.1 * (number + 1), np.float32)
@@ -37,7 +42,7 @@ def joined(bundle: Bundle, *tables: pa.Table, slices: tuple[str, ...] = ()) -> L
             prefix=PREFIX,
         )
         parts.append(take_rows(block, bundle, label="label", slices=slices))
-    return join_rows(parts, bundle)
+    return join_rows(parts, bundle, takes_unknown=takes_unknown)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +72,28 @@ def test_a_label_that_the_model_does_not_know_is_named(
 ) -> None:
     with pytest.raises(DataError, match=rf"does not know, such as '{labels[1]}'; it knows"):
         label_ids(pa.chunked_array([pa.array(labels)]), names)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "expected"),
+    [
+        (["z", "b", "x", "z", "a"], ("a", "b"), [2, 1, 3, 2, 0]),
+        ([2, 0, 7, 1], ("LABEL_0", "LABEL_1"), [2, 0, 3, 1]),
+    ],
+)
+def test_labels_that_a_champion_does_not_know_are_labels_that_it_never_gives(
+    bundle: Bundle, labels: list[object], names: tuple[str, ...], expected: list[int]
+) -> None:
+    champion = replace(bundle, labels=names)
+    rows = joined(champion, pa.table({"label": labels}), takes_unknown=True)
+    assert rows.targets.tolist() == expected
+    assert rows.predictions.shape == (len(labels), 4)
+    assert not rows.predictions[:, 2:].any()
+    several = replace(champion, task="multi_label")
+    lists = pa.table({"label": [[label] for label in labels]})
+    rows = joined(several, lists, takes_unknown=True)
+    assert rows.targets.argmax(axis=1).tolist() == expected
+    assert rows.targets.shape == rows.predictions.shape
 
 
 def test_whether_integers_are_names_is_decided_for_all_shards_together(bundle: Bundle) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from bertray.config import EvaluateConfig, load_config
 from bertray.errors import ConfigError, DataError, SchemaError
-from bertray.evaluate.run import evaluate, prepare
+from bertray.evaluate.run import evaluate, prepare, rate_of
 from bertray.model.bundle import open_bundle
 
 Write = Callable[..., Path]
@@ -36,6 +36,13 @@ def test_a_calibration_needs_a_method_and_a_place(tmp_path: Path) -> None:
     for word in ("calibration.method=vector", f"calibration.bundle={tmp_path}"):
         with pytest.raises(ConfigError, match=r"go together; give both or neither"):
             config(tmp_path, tmp_path, tmp_path, word)
+
+
+def test_the_rate_leaves_out_the_time_in_which_actors_start() -> None:
+    two_actors = [(60.0, 8), (61.0, 8), (62.0, 8), (63.0, 8), (64.0, 8), (64.5, 4)]
+    assert rate_of(two_actors, start=0.0, num_at_once=2) == 28 / 3.5
+    assert rate_of(two_actors[:3], start=0.0, num_at_once=2) == 24 / 62
+    assert rate_of(two_actors[:1], start=10.0, num_at_once=1) == 8 / 50
 
 
 @pytest.mark.integration

@@ -58,6 +58,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, base_without_dropout: Path) -
     for name, part in (("a", slice(0, 30)), ("b", slice(30, None))):
         table = pa.table({"text": texts[part], "label": labels[part]})
         pq.write_table(table, root / f"data/{name}.parquet", row_group_size=16)
+    shutil.copytree(root / "data", root / "same")
     return root
 
 
@@ -272,7 +273,7 @@ def test_a_linear_head_is_trained_and_scores_what_validation_saw(
     words = [
         "model.head=linear",
         "model.classifier_dropout=0.2",
-        f"data.validation={root / 'data'}",
+        f"data.validation={root / 'same'}",
     ]
     summary = train(config(root, str(tmp_path / "linear"), *words))
     bundle = open_bundle(str(tmp_path / "linear"))
@@ -327,7 +328,7 @@ def search(root: Path) -> TrainConfig:
     """One trial that learns, one that does not, and one that breaks."""
     keys = "{optim.learning_rate: [3e-3, 1e-9, 1e+30]}"
     words = ["training.num_epochs=2", "training.metric=loss", "search.reduction_factor=2"]
-    words += ["training.per_device_batch_size=4", f"data.validation={root / 'data'}"]
+    words += ["training.per_device_batch_size=4", f"data.validation={root / 'same'}"]
     words += ["scaling.num_threads=1", "search.max_concurrent=1"]
     wanted = config(root, "searched", f"search.keys={keys}", "search.seed=35", *words)
     assert [one.optim.learning_rate for one in draw(wanted)] == [3e-3, 1e-9, 1e30]

@@ -123,6 +123,18 @@ def test_rows_without_text_are_left_out_and_keep_no_others_place(
     assert examples.targets.tolist() == [0, 1, 1]
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_texts_that_are_not_utf8_are_left_out_too(
+    kind: pa.DataType, write_shards: Write, base: Base
+) -> None:
+    texts = pa.array([b"good film", b"caf\xe9", b" ", b"bad plot", None, b"awful"], pa.binary())
+    broken = pa.Array.from_buffers(pa.string(), len(texts), texts.buffers()).cast(kind)
+    table = pa.table({"text": broken, "label": ["x", "y"] * 3})
+    labelled = labelled_texts(write_shards({"a": table}))
+    (block,) = tokenized(labelled, base, ["text"])
+    assert in_row_order(block, labelled.targets).row_ids.tolist() == [0, 3, 5]
+
+
 def test_pairs_are_joined_with_their_segments(write_shards: Write, base: Base) -> None:
     table = pa.table(
         {"text": ["good film"] * 4, "more": ["the plot", None, "actor", "a"], "label": list("xyxy")}

@@ -1,5 +1,7 @@
 """What train() does before a cluster starts: every mistake is found, finished work is found too."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -242,13 +244,23 @@ def test_a_base_that_cannot_be_reached_names_its_key(config: TrainConfig, tmp_pa
 def test_an_encoder_with_missing_layers_is_refused(
     config: TrainConfig, classifier_folder: Path, tmp_path: Path
 ) -> None:
-    import json
-    import shutil
-
     broken = shutil.copytree(classifier_folder, tmp_path / "broken")
     settings = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 3}))
     with pytest.raises(ModelError, match=r"the weights lack bert\.encoder\.layer\.2"):
+        prepare(changed(config, model={"base": str(broken)}))
+
+
+def test_an_encoder_with_weights_of_other_shapes_is_refused(
+    config: TrainConfig, classifier_folder: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(classifier_folder, tmp_path / "broken")
+    settings = json.loads((broken / "config.json").read_text())
+    wider = {**settings, "intermediate_size": settings["intermediate_size"] + 8}
+    (broken / "config.json").write_text(json.dumps(wider))
+    with pytest.raises(
+        ModelError, match=r"lack bert\.encoder\.layer\.0\.\S+ of shape \(\d+.* there"
+    ):
         prepare(changed(config, model={"base": str(broken)}))
 
 
@@ -327,6 +339,14 @@ def test_what_becomes_of_long_texts_travels_in_the_bundle(
 def test_windows_that_share_all_they_hold_are_refused(config: TrainConfig) -> None:
     with pytest.raises(ConfigError, match=r"text\.stride=62; set a smaller"):
         prepare(changed(config, text={"long": "window", "stride": 62}))
+
+
+def test_bfloat16_that_a_gpu_but_emulates_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_a_t4(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", of_a_t4)
+    assert Precision("auto", torch.device("cuda")).dtype == torch.float32
 
 
 def test_a_base_that_changed_since_the_driver_saw_it_is_refused(classifier_folder: Path) -> None:

@@ -94,8 +94,16 @@ def test_the_digest_follows_the_content_not_the_place(write_shards: Write) -> No
     assert list_shards(TrainData(train=str(moved))).digest != before
 
 
+LATIN_1 = pa.array([b"x", b"caf\xe9", b"y"])
+BROKEN = pa.Array.from_buffers(pa.string(), 3, LATIN_1.buffers())
+
+
 def column(kind: pa.DataType, values: list[Any]) -> pa.Table:
     return pa.table({"text": ["t"] * len(values), "label": pa.array(values, kind)})
+
+
+def broken(kind: pa.DataType) -> pa.Table:
+    return pa.table({"text": ["t"] * 3, "label": BROKEN.cast(kind)})
 
 
 NUMBERS = pa.table({"text": [1, 2], "label": ["x", "y"]})
@@ -106,6 +114,8 @@ BAD = {
     "float labels": (column(pa.float64(), [0.0, 1.0]), SchemaError, "data.label"),
     "null labels": (rows(["x", None, "y", None]), DataError, "in 2 of 4 rows.*data.label"),
     "blank labels": (rows(["x", " ", "y"]), DataError, "in 1 of 3 rows.*data.label"),
+    "broken labels": (broken(pa.string()), DataError, "not valid UTF-8 in 1 of 3 rows"),
+    "broken in large": (broken(pa.large_string()), DataError, "UTF-8 in 1 of 3 rows"),
     "one label": (rows(["x"] * 9), DataError, "only the label 'x'.*data.label"),
     "no rows": (rows([], pa.string()), DataError, "no rows"),
     "too few rows": (rows(["x", "y"]), DataError, "data.validation"),
@@ -122,7 +132,9 @@ def test_bad_columns_are_named_with_the_key_to_change(write_shards: Write, case:
 
 def test_the_shard_with_null_labels_is_named(write_shards: Write) -> None:
     folder = write_shards({"a": rows(["x", "y"]), "b": rows(["x", None])})
-    with pytest.raises(DataError, match=r"b\.parquet: column 'label' is null or blank in 1 of 2"):
+    with pytest.raises(
+        DataError, match=r"b\.parquet: column 'label' is null, blank or not valid UTF-8 in 1 of 2"
+    ):
         read(folder)
 
 
@@ -137,6 +149,13 @@ def test_validation_labels_that_training_lacks_are_named(write_shards: Write) ->
     validation = write_shards({"v": rows(["x", "z"])}, folder="val")
     with pytest.raises(DataError, match=r"data\.validation=.*'z'"):
         read(train, validation=str(validation))
+
+
+def test_a_shard_to_train_and_to_validate_on_is_refused(write_shards: Write) -> None:
+    train = write_shards({"a": rows(["x", "y"]), "b": rows(["x", "y"])})
+    for validation in (train, train / "[b-z]*.parquet"):
+        with pytest.raises(DataError, match=r"data\.validation=.*\.parquet is in data\.train="):
+            read(train, validation=str(validation))
 
 
 def test_an_empty_validation_set_is_refused(write_shards: Write) -> None:
@@ -166,6 +185,36 @@ def test_the_order_of_rows_does_not_depend_on_threads(write_shards: Write) -> No
     folder = write_shards({f"p{index:02d}": rows([index, -index] * 3) for index in range(1, 30)})
     first, second = (read(folder).targets for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+@given(
+    counts=st.lists(st.integers(0, 12), min_size=2, max_size=8),
+    share=st.floats(0.05, 0.95),
+    seed=st.integers(0, 9),
+)
+def test_a_label_of_two_rows_is_trained_and_validated_on(
+    counts: list[int], share: float, seed: int
+) -> None:
+    label_ids = np.repeat(np.arange(len(counts)), counts)
+    data = TrainData(train="t", validation_fraction=share)
+    try:
+        held = hold_out(label_ids, data, task="single_label", seed=seed)
+    except DataError:
+        return
+    assert (held == hold_out(label_ids, data, task="single_label", seed=seed)).all()
+    several = [label for label, count in enumerate(counts) if count > 1]
+    rows = [held[label_ids == label] for label in several]
+    assert all(0 < one.sum() < len(one) for one in rows)
+    assert held.sum() == max(round(share * sum(map(len, rows))), len(several))
+
+
+def test_rare_labels_are_held_out_at_the_cost_of_common_ones(write_shards: Write) -> None:
+    labels = ["x"] * 500 + ["y"] * 500 + [f"rare {number}" for number in range(50)] * 2
+    held = read(write_shards({"a": rows(labels)})).is_validation
+    assert held[1000:1050].sum() + held[1050:].sum() == 50
+    assert (held[1000:1050] != held[1050:]).all()
+    assert held.sum() == 110
+    assert abs(int(held[:500].sum()) - 30) <= 8
 
 
 TAGS = [["b", "a"], [], ["a"], ["a", "a"]] * 5
@@ -224,8 +273,13 @@ def test_every_label_keeps_a_row_in_training(lists: list[set[str]], share: float
 
 
 BAD_LISTS = {
-    "null lists": (rows([["x"], None]), DataError, "null or blank in 1 of 2"),
+    "null lists": (rows([["x"], None]), DataError, "null, blank or .* in 1 of 2"),
     "null and blank items": (rows([["x", None, None], [" "], ["x"]]), DataError, "in 2 of 3 rows"),
+    "broken items": (
+        pa.table({"text": ["a", "b"], "label": pa.ListArray.from_arrays([0, 1, 3], BROKEN)}),
+        DataError,
+        "not valid UTF-8 in 1 of 2 rows",
+    ),
     "no label": (
         rows([[], []], pa.list_(pa.string())),
         DataError,

@@ -1,15 +1,27 @@
 """Which layers keep their weights, and when; test_families.py has each family's."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from small_models import PACKED
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from small_models import COMMON, DEBERTA, PACKED
+from transformers import (
+    AutoModelForSequenceClassification,
+    FlaubertConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    RoFormerConfig,
+    XLMConfig,
+    XLMRobertaXLConfig,
+)
 
 from bertray.config import Training
 from bertray.errors import ConfigError
-from bertray.train.layers import freeze, num_frozen
+from bertray.train.layers import depths, freeze, num_frozen
 from bertray.train.loop import is_stuck
 from bertray.train.state import Epoch
+
+OF_XLM = {"vocab_size": 120, "emb_dim": 32, "n_layers": 3, "n_heads": 4}
 
 
 def build(family: str) -> PreTrainedModel:
@@ -44,9 +56,36 @@ def test_more_layers_than_there_are_is_an_error() -> None:
         freeze(build("bert"), num_layers=4)
 
 
-def test_a_model_whose_layers_are_one_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="albert has no 3 layers of their own"):
-        freeze(build("albert"), num_layers=1)
+@pytest.mark.parametrize(
+    "config",
+    [PACKED["albert"], FlaubertConfig(**OF_XLM), XLMConfig(**OF_XLM)],
+    ids=lambda config: config.model_type,
+)
+def test_a_model_whose_layers_cannot_be_told_apart_is_an_error(config: PretrainedConfig) -> None:
+    model = AutoModelForSequenceClassification.from_config(config)
+    with pytest.raises(ConfigError, match=rf"the 3 layers of {config.model_type} cannot be told"):
+        freeze(model, num_layers=1)
+
+
+def test_what_a_family_does_not_train_stays_so_in_a_model_that_was_loaded(tmp_path: Path) -> None:
+    made = AutoModelForSequenceClassification.from_config(RoFormerConfig(**COMMON))
+    made.save_pretrained(tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    for num_layers in (None, 1, None):
+        freeze(model, num_layers=num_layers)
+        assert not model.roformer.encoder.embed_positions.weight.requires_grad
+    model.train()(input_ids=torch.tensor([[5, 6]]), labels=torch.tensor([1])).loss.backward()
+    assert all(one.grad is not None for one in model.parameters() if one.requires_grad)
+
+
+def test_the_norm_above_all_layers_of_xlm_r_xl_is_trained_and_debertas_below_them_frozen() -> None:
+    of_family = {"xl": XLMRobertaXLConfig(**COMMON), "deberta": DEBERTA}
+    for family, config in of_family.items():
+        model = AutoModelForSequenceClassification.from_config(config)
+        freeze(model, num_layers=1)
+        norm = model.base_model.encoder.LayerNorm.weight
+        assert norm.requires_grad == (family == "xl")
+        assert (depths(model)[norm] == 0) == (family == "xl")
 
 
 def epochs(*values: float) -> list[Epoch]:

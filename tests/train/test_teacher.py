@@ -17,6 +17,7 @@ from bertray.config import TrainConfig, TrainData, load_config
 from bertray.errors import ConfigError, DataError, ModelError
 from bertray.model import versions
 from bertray.model.bundle import open_bundle
+from bertray.text.long import LongText
 from bertray.train.base import Base, load_base
 from bertray.train.data import in_row_order, tokenize
 from bertray.train.examples import Examples, select
@@ -59,6 +60,32 @@ def test_labels_that_are_not_those_of_the_data_are_named(classifier_folder: Path
         make_teacher(replace(bundle, task="regression"), labels=LABELS, device="cpu")
     with pytest.raises(ConfigError, match=r"what is learnt here is multi_label; leave it out"):
         make_teacher(bundle, labels=LABELS, device="cpu", task="multi_label")
+
+
+def test_a_teacher_that_cannot_read_pairs_is_refused_before_a_cluster_starts(
+    classifier_folder: Path, tmp_path: Path
+) -> None:
+    bundle = open_bundle(str(classifier_folder))
+    single = replace(bundle, takes_pairs=False)
+    with pytest.raises(ConfigError, match=r"distillation\.teacher=.* trained on single texts"):
+        make_teacher(single, labels=LABELS, device="cpu", text_pair="other")
+    with pytest.raises(ConfigError, match=r"distillation\.teacher=.*; set data\.text_pair to"):
+        make_teacher(replace(bundle, takes_pairs=True), labels=LABELS, device="cpu")
+    pa.parquet.write_table(
+        pa.table({"text": TEXTS * 6, "other": TEXTS * 6, "label": LABELS * 10}),
+        tmp_path / "a.parquet",
+    )
+    words = [
+        f"model.base={classifier_folder}",
+        f"data.train={tmp_path / 'a.parquet'}",
+        "data.text_pair=other",
+        f"output.path={tmp_path / 'out'}",
+    ]
+    job = prepare(load_config(TrainConfig, None, words))
+    assert isinstance(job, Job)
+    windowed = replace(job, teacher=replace(bundle, long_text=LongText("window")))
+    with pytest.raises(ConfigError, match=r"text\.long=window, .* data\.text_pair=other is given"):
+        windowed.teacher_on("cpu")
 
 
 def test_a_teacher_that_is_another_on_this_node_is_refused(teacher: Teacher) -> None:
