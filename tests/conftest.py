@@ -15,10 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import seaweed
 from fault_proxy import FaultProxy
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+settings.register_profile("bertray", deadline=None)  # machines that test are shared and slow
+settings.load_profile("bertray")
 
 WORDS = "good bad film plot the a is was very not great awful story actor ##s ##ly , . !".split()
 S3_OPTIONS = {"patience_s": 5}  # much less than users get: tests wait for the end of it
