@@ -79,7 +79,7 @@ def engines(request, bundle):
 
 
 @given(texts=st.lists(text_st, min_size=1, max_size=20))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_predictions_do_not_depend_on_the_batch_size(engines, texts):
     first, *others = (engine.predict(texts).probabilities for engine in engines)
     assert np.allclose(first.sum(axis=1), 1, atol=1e-5)
@@ -88,7 +88,7 @@ def test_predictions_do_not_depend_on_the_batch_size(engines, texts):
 
 
 @given(texts=st.lists(text_st | st.sampled_from([None, "", " \t\u3000"]), max_size=12))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_rows_in_are_rows_out_and_those_without_text_say_why(engines, texts):
     found = engines[1].predict(texts)
     assert len(found) == len(texts) == len(found.probabilities)
@@ -238,7 +238,7 @@ def test_memory_that_does_not_do_for_one_row_is_an_error(bundle, monkeypatch):
 
 
 @given(bad=st.sets(st.integers(0, 29), max_size=4))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_a_row_that_breaks_the_model_is_the_only_one_lost(bundle, bad):
     texts = [f"{text} awful" if row in bad else text for row, text in enumerate(TEXTS)]
     with pytest.MonkeyPatch.context() as monkeypatch:

@@ -92,7 +92,7 @@ def engines(bundle):
 
 
 @given(texts=st.lists(text_st | st.sampled_from([None, "", " \t"]), max_size=10))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_rows_in_are_rows_out_at_any_batch_size(engines, bundle, texts):
     first, *others = (engine.predict(texts) for engine in engines)
     wanted = [NULL_TEXT if t is None else OK if t.strip() else EMPTY_TEXT for t in texts]

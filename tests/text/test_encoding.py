@@ -72,7 +72,7 @@ pair_st = st.tuples(text_st, text_st)
     rows=st.lists(pair_st, min_size=1, max_size=8),
     max_length=st.sampled_from([5, 8, 13, 30]),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_ids_of_a_faster_tokenizer_are_those_of_hugging_face_on_any_text(faster, rows, max_length):
     encoder = encoder_of(faster, max_length=max_length)
     assert encoder.is_fast
@@ -151,7 +151,7 @@ def test_what_the_faster_bpe_passes_over_goes_to_hugging_face_without_a_warning(
 
 
 @given(counts=st.tuples(st.integers(0, 30), st.integers(0, 30)), room=st.integers(1, 25))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_pairs_are_cut_as_tokenizers_cuts_them(counts, room):
     backend = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -175,7 +175,7 @@ long_st = st.lists(st.sampled_from([*PARTS, *PARTS, *ODD_PARTS]), max_size=80).m
 
 
 @given(texts=st.lists(long_st, min_size=2, max_size=4))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_long_text_gives_the_same_ids_by_its_head_alone(tokenizer, texts):
     # Eight characters a token, so texts of more than 64 are cut before they are tokenized.
     for fast in (True, False):

@@ -49,7 +49,7 @@ def of_hugging_face(tokenizer, texts, **options):
 
 
 @given(texts=texts_st, size=st.sampled_from([(8, 0), (8, 2), (13, 3), (30, 20)]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_windows_are_those_of_hugging_face(tokenizer, texts, size):
     max_length, stride = size
     long_text = LongText("window", stride, max_windows=400)
@@ -66,7 +66,7 @@ def test_windows_have_the_segments_of_hugging_face(wordpiece):
 
 
 @given(texts=texts_st, max_windows=st.integers(1, 4))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_no_row_has_more_windows_than_it_may(tokenizer, texts, max_windows):
     # Of 8 characters a token are so many windows' texts cut before they are tokenized.
     long_text = LongText("window", 2, max_windows)
@@ -87,7 +87,7 @@ def test_windows_share_a_quarter_unless_told():
 
 
 @given(texts=texts_st, max_length=st.sampled_from([5, 8, 13, 30]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_head_and_tail_are_the_ends_of_what_the_tokenizer_makes_of_all(
     tokenizer, texts, max_length
 ):
@@ -126,7 +126,7 @@ def test_truncated_rows_are_those_of_the_plain_encoder(tokenizer, side):
 
 
 @given(texts=st.lists(long_st, min_size=2, max_size=4))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_long_text_cut_on_the_left_gives_the_same_ids_by_its_tail_alone(tokenizer, texts):
     left = left_of(tokenizer)
     encoder = encoder_of(left, TRUNCATE, max_length=8)
