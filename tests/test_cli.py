@@ -1,3 +1,5 @@
+import errno
+import os
 import resource
 import subprocess
 import sys
@@ -180,6 +182,25 @@ def test_a_run_that_cannot_start_leaves_the_old_output_alone(
     assert code == 2
     assert word.split(maxsplit=1)[0] in message
     assert (out / "a.parquet").read_text() == "last night's"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+def test_an_output_that_cannot_be_written_is_the_users_to_mend(
+    classifier_folder: Path,
+    inbox: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+) -> None:
+    def refused(*_: object, **options: object) -> bool:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("bertray.storage.local.publish", refused)
+    out = tmp_path / "out"
+    status, message = run(capsys, "score", *score_words(classifier_folder, inbox, out))
+    assert status == 2
+    assert f"{out}/_contract.json: cannot be written to: {os.strerror(code)}" in message
 
 
 def test_a_bug_is_told_from_a_users_error(

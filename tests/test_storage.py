@@ -1,5 +1,6 @@
 """Local disk and S3 keep the same promises: what takes a ``place`` runs on both."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ from fault_proxy import FaultProxy
 from writers import meet, put_at_once
 
 from bertray import storage
-from bertray.errors import StorageError
+from bertray.errors import OutputError, StorageError
 from bertray.storage import local, s3
 
 NOBODY = 65534
@@ -303,6 +304,36 @@ def test_a_folder_that_may_not_be_listed_is_no_empty_one(not_root: None) -> None
                 paths(f"{folder}/in")
         finally:
             (Path(folder) / "in/closed").chmod(0o700)
+
+
+def test_a_place_that_may_not_be_looked_at_or_written_to_is_the_users_to_mend(
+    not_root: None,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        touch(folder, "a")
+        for mode, do, error in (
+            (0o500, lambda: storage.put_bytes(f"{folder}/b", b"x"), OutputError),
+            (0o500, lambda: storage.put_bytes(f"{folder}/new/b", b"x"), OutputError),
+            (0o500, lambda: storage.remove(f"{folder}/a"), OutputError),
+            (0, lambda: storage.exists(f"{folder}/a"), StorageError),
+            (0, lambda: storage.get_bytes(f"{folder}/a"), StorageError),
+        ):
+            Path(folder).chmod(mode)
+            try:
+                with pytest.raises(error, match=rf"{folder}/.*: cannot be .*: Permission denied"):
+                    do()
+            finally:
+                Path(folder).chmod(0o700)
+
+
+def test_a_full_disk_is_the_users_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="cannot be written to: No space left on device; mend"):
+        storage.put_json(str(tmp_path / "_manifest.json"), {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sweeping_takes_our_old_unfinished_files_and_no_others(tmp_path: Path) -> None:

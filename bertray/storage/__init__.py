@@ -31,8 +31,9 @@ from bertray.storage.listing import (
     remote_info,
 )
 from bertray.storage.outage import UnreachableError as UnreachableError
+from bertray.storage.outage import UnwritableError as UnwritableError
 from bertray.storage.outage import is_outage as is_outage
-from bertray.storage.outage import reaching
+from bertray.storage.outage import reaching, readable, writing
 from bertray.storage.outage import reason_of as reason_of
 from bertray.storage.outage import without_secrets as without_secrets
 
@@ -158,7 +159,7 @@ def exists(uri: str) -> bool:
     fs, path = resolve(uri)
     fs.invalidate_cache()
     try:
-        with reaching(uri):
+        with readable(uri):
             if isinstance(fs, LocalFileSystem):
                 return Path(path).exists()
             fs.info(path)
@@ -173,7 +174,7 @@ def is_empty(uri: str) -> bool:
     fs.invalidate_cache()
     if not exists(uri):
         return True
-    with reaching(uri):
+    with readable(uri):
         return all(local.is_unfinished(name) for name in files_below(fs, path))
 
 
@@ -185,7 +186,7 @@ def remove(uri: str) -> None:
     """
     fs, path = resolve(uri)
     fs.invalidate_cache()
-    with suppress(FileNotFoundError), reaching(uri):
+    with writing(uri), suppress(FileNotFoundError), reaching(uri):
         if isinstance(fs, LocalFileSystem):
             fs.rm(path, recursive=True)
         elif fs.info(path)["type"] == "file":
@@ -204,7 +205,8 @@ def staging(uri: str) -> Iterator[Path]:
     """
     if is_local(uri):
         folder = local_path(uri).parent
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(uri):
+            folder.mkdir(parents=True, exist_ok=True)
     else:
         folder = local.temporary_folder()
     staged = folder / local.unfinished_name()
@@ -236,12 +238,13 @@ def publish(
     Raises:
         UnreachableError: the place failed, and whether the file is there nobody knows. It is whole
             if it is; another try finds it and says so.
-        OSError: it was refused, and is not there.
+        UnwritableError: it was refused, and is not there.
     """
     fs, path = resolve(uri)
-    with reaching(uri):
-        if isinstance(fs, LocalFileSystem):
+    if isinstance(fs, LocalFileSystem):
+        with writing(uri):
             return local.publish(staged, Path(path), overwrite=overwrite, replaces=replaces)
+    with writing(uri), reaching(uri):
         if _is_s3(fs):
             if replaces is not None:
                 return fs.publish(staged, path, IfMatch=f'"{replaces}"')
@@ -254,7 +257,8 @@ def put_bytes(
 ) -> bool:
     """`publish` for content in memory."""
     with staging(uri) as staged:
-        staged.write_bytes(data)
+        with writing(uri):
+            staged.write_bytes(data)
         return publish(staged, uri, overwrite=overwrite, replaces=replaces)
 
 
@@ -269,7 +273,7 @@ def get_bytes(uri: str) -> bytes | None:
     fs, path = resolve(uri)
     fs.invalidate_cache()
     try:
-        with reaching(uri):
+        with readable(uri):
             return cast(bytes, fs.cat_file(path))
     except FileNotFoundError:
         return None
@@ -306,7 +310,8 @@ def upload(folder: Path, uri: str, names: Iterable[str]) -> None:
     for name in names:
         target = join(uri, name)
         with staging(target) as staged:
-            shutil.copyfile(folder / name, staged)
+            with writing(target):
+                shutil.copyfile(folder / name, staged)
             publish(staged, target, overwrite=True)
 
 
