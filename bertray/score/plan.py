@@ -167,7 +167,8 @@ def plan_splits(
         if one.output == other.output:
             raise DataError(
                 f"{key}={uri}: {one.shard} and {other.shard} would both be scored into "
-                f"{one.output}; rename one, or raise input.max_split_rows"
+                f"{one.output}; rename one (for a new output, a larger input.max_split_rows will "
+                "do as well)"
             )
     bad = tuple(BadShard(_shown(file.path), one_line(error)) for file, error in errors)
     return Plan(tuple(splits), bad)

@@ -104,8 +104,12 @@ def prepare(config: ScoreConfig) -> Job:
     settings_of(config, bundle, device="cuda" if config.pool.wants_gpus else "cpu")
     abstain_below(config.abstain, bundle)
     contract = folder.contract_of(config, bundle)
+    if not output.replace:
+        contract = folder.as_begun(output.path, contract)
     reading = Reading.of_job(config, bundle.task)
-    standing = take_stock(source, output.path, contract.digests, check_schema=reading.check)
+    standing = take_stock(
+        contract.cut(source), output.path, contract.digests, check_schema=reading.check
+    )
     if standing.pending:
         load_model(bundle)  # a head that does not fit is found here, not in every actor
     job = Job(config, bundle, reading, contract, standing)

@@ -76,9 +76,8 @@ def status_of(output: str) -> Status:
     if text is None:
         raise OutputError(f"{output}: no run has begun there (no {folder.CONFIG})")
     config = ScoreConfig.model_validate(yaml.safe_load(text))
-    standing = take_stock(
-        config.input, output, contract.digests, check_schema=Reading.of_job(config).check
-    )
+    source, check = contract.cut(config.input), Reading.of_job(config).check
+    standing = take_stock(source, output, contract.digests, check_schema=check)
     return _status(output, config.input.path, contract.model, standing)
 
 

@@ -165,7 +165,7 @@ def test_an_upload_that_is_refused_in_the_middle_publishes_nothing(
 ) -> None:
     uri = storage.join(s3, "file")
     s3_server.inject("answer", method="PUT", path="partNumber=2", status=403, code="AccessDenied")
-    with pytest.raises(storage.UnwritableError, match="cannot be written to.*AccessDenied"):
+    with pytest.raises(storage.UnwritableError, match=r"cannot be written to.*AccessDenied"):
         storage.put_bytes(uri, in_parts)
     assert not storage.exists(uri)
     assert unfinished(s3) == []
