@@ -141,11 +141,14 @@ def agree(output: str, contract: Contract, standing: Standing, *, replace: bool)
         storage.put_json(uri, asdict(contract), overwrite=True)  # the same shards, moved
 
 
-def start_over(output: str, contract: Contract, standing: Standing) -> None:
+def start_over(output: str, contract: Contract, standing: Standing) -> bool:
     """Make a folder that belongs to another contract ours; no-op if it is ours already.
 
     The contract comes first. Cut off after it, the old files are no commits of ours, and the next
     run replaces them.
+
+    Returns:
+        Whether the folder was emptied, so that ``standing`` holds no longer.
 
     Raises:
         OutputError: another run starts it over at the same moment.
@@ -153,13 +156,14 @@ def start_over(output: str, contract: Contract, standing: Standing) -> None:
     uri = storage.join(output, CONTRACT)
     version = storage.version_of(uri)
     if _fits(storage.get_json(uri), contract, standing):
-        return
+        return False
     if not storage.put_json(uri, asdict(contract), replaces=version):
         check(output, contract, standing, replace=False)
-        return
+        return False
     for name in NOT_OF_A_NEW_START:
         storage.remove(storage.join(output, name))
     side_by_side(storage.remove, [storage.join(output, name) for name in list_outputs(output)])
+    return True
 
 
 def check(output: str, contract: Contract, standing: Standing, *, replace: bool) -> Any | None:

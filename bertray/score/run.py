@@ -79,8 +79,10 @@ def score(
     with hold(config.output.path, on_wait=on_wait) as waited:
         if waited:  # what the other run did is done
             job = prepare(config)
-        if config.output.replace:
-            folder.start_over(config.output.path, job.contract, job.standing)
+        if config.output.replace and folder.start_over(
+            config.output.path, job.contract, job.standing
+        ):
+            job = prepare(config)
         storage.sweep(config.output.path, older_than_s=SWEEP_AFTER_S)
         tally = tally_of(job)
         start = time.perf_counter()

@@ -1,5 +1,6 @@
 """Runs as they are but for the cluster: splits are read, labelled and put in this process."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -134,3 +135,14 @@ def test_an_output_that_is_started_over_takes_the_new_limits(
     assert ids(tmp_path / "out") == list(range(20))
     with pytest.raises(OutputError, match=r"model\.max_length: None there, 32 here"):
         score("input.max_split_rows=4", "model.max_length=32")
+
+
+def test_an_output_that_is_started_over_names_no_file_that_it_held_before(
+    tmp_path: Path, write_shards: Write, score: Callable[..., Summary]
+) -> None:
+    write_shards({"a": rows(2), "gone": rows(2)})
+    score()
+    (tmp_path / "in/gone.parquet").unlink()
+    assert score().vanished == ["gone.parquet"]
+    assert score("model.max_length=32", "output.replace=true").vanished == []
+    assert json.loads((tmp_path / "out/_manifest.json").read_text())["vanished"] == []
