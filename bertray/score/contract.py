@@ -274,8 +274,9 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(uri: str) -> str:
-    """A place without links, trailing slashes or the pattern of a glob."""
+    """A place without links, trailing slashes, the pattern of a glob or a second name (s3a://)."""
     place = storage.without_pattern(uri)
-    return (
-        str(storage.local_path(place).resolve()) if storage.is_local(place) else place.rstrip("/")
-    )
+    if storage.is_local(place):
+        return str(storage.local_path(place).resolve())
+    files, path = storage.resolve(place)
+    return str(files.unstrip_protocol(path)).rstrip("/")
