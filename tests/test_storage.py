@@ -257,6 +257,20 @@ def test_credentials_in_a_path_are_refused_and_not_repeated() -> None:
         assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK])
+def test_where_there_are_no_hard_links_a_file_is_put_all_the_same_and_not_over_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", no_links)
+    assert storage.put_bytes(f"{tmp_path}/a", b"one")
+    assert not storage.put_bytes(f"{tmp_path}/a", b"two")
+    assert storage.get_bytes(f"{tmp_path}/a") == b"one"
+    assert everything(str(tmp_path)) == ["a"]
+
+
 def test_of_processes_at_once_one_wins_whole(tmp_path: Path) -> None:
     uri, count = str(tmp_path / "file"), 4
     context = multiprocessing.get_context("spawn")

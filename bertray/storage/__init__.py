@@ -232,8 +232,8 @@ def publish(
             replace the same version one wins.
 
     Returns:
-        Whether the file is there now; False if another was there and was left alone. On local disk
-        and S3 that is certain, whatever answers got lost.
+        Whether the file is there now; False if another was there and was left alone. On S3, and
+        on a disk that has hard links, that is certain, whatever answers got lost.
 
     Raises:
         UnreachableError: the place failed, and whether the file is there nobody knows. It is whole
