@@ -10,6 +10,8 @@ import pyarrow as pa
 import pytest
 
 from bertray import cli
+from bertray.config import ReportConfig
+from bertray.errors import ConfigError
 
 Write = Callable[..., Path]
 
@@ -66,6 +68,43 @@ def test_two_config_files_are_refused(capsys: pytest.CaptureFixture[str]) -> Non
     code, message = run(capsys, "score", "a.yaml", "b.yaml")
     assert code == 2
     assert "one config file at most, found a.yaml, b.yaml" in message
+
+
+@pytest.mark.parametrize("place", ["lake/day=2026-11-26", "./day=1/hour=2", "s3://lake/day=1"])
+def test_a_folder_of_a_partition_is_no_setting(
+    place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found: list[str] = []
+
+    def read(config: ReportConfig) -> None:
+        found.append(config.input.path)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr("bertray.report.run.report", read)
+    assert cli.main(["report", place, "model.path=m"]) == 2
+    assert found == [place]
+
+
+def test_a_config_may_lie_in_a_folder_of_a_partition(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "day=1").mkdir()
+    (tmp_path / "day=1/score.yaml").write_text("model: {path: m}\nwrong: {such: key}\n")
+    code, message = run(capsys, "score", f"{tmp_path}/day=1/score.yaml", "pool.max_actors=2")
+    assert code == 2
+    assert "unknown key 'wrong" in message
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "search.keys={optim.learning_rate: {low: 1e-5, high: 1e-4, log: true}}",
+        "training.class_weights.5 stars=2.0",
+        "data.train=s3://lake/day=1",
+    ],
+)
+def test_a_key_with_a_value_is_a_setting_whatever_the_value(word: str) -> None:
+    assert cli._is_setting(word)
 
 
 @pytest.fixture
