@@ -1,6 +1,7 @@
 """Runs as they are but for the cluster: splits are read, labelled and put in this process."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,13 +31,14 @@ def rows(count: int) -> pa.Table:
 
 
 def without_cluster(job: run.Job, splits: Sequence[Split], summary: Summary) -> Iterator[Receipt]:
-    sink = ShardSink(job.config.output.path, job.contract.digests, "none", "", True, None)
+    labels, task = job.bundle.labels, job.bundle.task
+    sink = ShardSink(job.config.output.path, job.contract.digests, "none", "", True, None, task)
     for split in splits:
         block = read_block(split, job.reading)
         if fault_of(block) is None:
             values = np.tile(np.array([0.2, 0.3, 0.5], np.float32), (block.num_rows, 1))
             predictions = Predictions(values, (OK,) * block.num_rows)
-            block = append_predictions(block, predictions, labels=job.bundle.labels)
+            block = append_predictions(block, predictions, labels=labels, task=task)
         yield Receipt.from_table(sink(block))
 
 
@@ -146,3 +148,19 @@ def test_an_output_that_is_started_over_names_no_file_that_it_held_before(
     assert score().vanished == ["gone.parquet"]
     assert score("model.max_length=32", "output.replace=true").vanished == []
     assert json.loads((tmp_path / "out/_manifest.json").read_text())["vanished"] == []
+
+
+def test_status_knows_which_columns_the_model_writes(
+    tmp_path: Path, write_shards: Write, classifier_folder: Path, score: Callable[..., Summary]
+) -> None:
+    several = tmp_path / "several"
+    shutil.copytree(classifier_folder, several)
+    settings = json.loads((several / "config.json").read_text())
+    settings["problem_type"] = "multi_label_classification"
+    (several / "config.json").write_text(json.dumps(settings))
+    table = rows(3).append_column("predicted_label", pa.array(["theirs"] * 3))
+    write_shards({"a": table})
+    assert score(f"model.path={several}").num_rows_scored == 3
+    write_shards({"b": table})
+    status = status_of(str(tmp_path / "out"))
+    assert (status.num_rows, status.num_rows_done, status.quarantined) == (6, 3, ())
