@@ -251,10 +251,20 @@ def test_a_folder_is_downloaded_as_it_is(place: str, tmp_path: Path) -> None:
 
 
 def test_credentials_in_a_path_are_refused_and_not_repeated() -> None:
-    for uri in ("s3://key:hush@lake/in", "gs://key:hush@lake"):
+    for uri in (
+        "s3://key:hush@lake/in",
+        "s3://key:12/hush/+@lake/in",
+        "s3a://key:ab/hush@lake",
+        "gs://key:hush@lake",
+        "https://me:h/hush@host/in",
+    ):
         with pytest.raises(StorageError, match="must not hold credentials") as caught:
             storage.list_files(uri, suffix="", key="input.path")
         assert "hush" not in str(caught.value)
+        assert "hush" not in storage.without_secrets(f"at {uri}: no")
+    for uri in ("memory://host:8020/in@2", "s3://lake/in:1@2"):
+        assert storage.resolve(uri)
+        assert storage.without_secrets(uri) == uri
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK])

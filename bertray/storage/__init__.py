@@ -7,6 +7,7 @@ Credentials come from each cloud's standard chain and are never part of a settin
 import json
 import logging
 import posixpath
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 S3_SCHEMES = ("s3", "s3a")
+PORT = re.compile(r"[^/:]+:\d{1,5}/")  # of a server, as in hdfs://name:8020/file@2
 
 
 def resolve(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -55,7 +57,8 @@ def resolve(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return LocalFileSystem(), str(LocalFileSystem._strip_protocol(uri))
-    if ":" in rest.split("/")[0].rpartition("@")[0]:
+    login, at, _ = rest.partition("@")  # a secret key may hold slashes
+    if at and ":" in login.split("/")[0] and not (scheme not in S3_SCHEMES and PORT.match(login)):
         raise StorageError(
             f"{scheme}://***@...: a path must not hold credentials; "
             "they come from the environment, a profile or the machine's role"
