@@ -31,6 +31,8 @@ class EngineSettings:
         backend: what computes it.
         long_text: what becomes of longer texts.
         calibrated: whether the bundle's calibration is applied, if it has one.
+        abstain_below: the least probability of a label that is given; None for any. The engine
+            gives probabilities all the same, but those near it must be exact.
     """
 
     max_length: int
@@ -40,6 +42,7 @@ class EngineSettings:
     backend: BackendName = "torch"
     long_text: LongText = TRUNCATE
     calibrated: bool = True
+    abstain_below: float | None = None
 
 
 def resolve_settings(

@@ -104,7 +104,6 @@ def prepare(config: ScoreConfig) -> Job:
     check_pairs(bundle, source.text_pair, section="input")
     # Checked here; on which device class the engine's will be used is not known yet.
     settings_of(config, bundle, device="cuda" if config.pool.wants_gpus else "cpu")
-    abstain_below(config.abstain, bundle)
     contract = folder.contract_of(config, bundle)
     if not output.replace:
         contract = folder.as_begun(output.path, contract)
@@ -124,7 +123,7 @@ def settings_of(
     config: ScoreConfig, bundle: Bundle, *, device: Device, dtype: str | None = None
 ) -> EngineSettings:
     """How the job's rows are classified."""
-    return engine_settings(
+    settings = engine_settings(
         bundle,
         config.model,
         text=config.text,
@@ -132,6 +131,7 @@ def settings_of(
         device=device,
         dtype=dtype,
     )
+    return replace(settings, abstain_below=abstain_below(config.abstain, bundle))
 
 
 def tally_of(job: Job) -> Tally:
@@ -216,7 +216,6 @@ def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Rece
         pool=pool,
         attempts=attempts,
         watch=watch,
-        abstain_below=abstain_below(job.config.abstain, job.bundle),
     )
     said: set[str] = set()
     for block in blocks_of(written(scored, replace(sink, attempts=attempts), pool)):
