@@ -1,3 +1,5 @@
+import errno
+import os
 import resource
 import subprocess
 import sys
@@ -8,6 +10,8 @@ import pyarrow as pa
 import pytest
 
 from bertray import cli
+from bertray.config import ReportConfig
+from bertray.errors import ConfigError
 
 Write = Callable[..., Path]
 
@@ -64,6 +68,43 @@ def test_two_config_files_are_refused(capsys: pytest.CaptureFixture[str]) -> Non
     code, message = run(capsys, "score", "a.yaml", "b.yaml")
     assert code == 2
     assert "one config file at most, found a.yaml, b.yaml" in message
+
+
+@pytest.mark.parametrize("place", ["lake/day=2026-11-26", "./day=1/hour=2", "s3://lake/day=1"])
+def test_a_folder_of_a_partition_is_no_setting(
+    place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found: list[str] = []
+
+    def read(config: ReportConfig) -> None:
+        found.append(config.input.path)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr("bertray.report.run.report", read)
+    assert cli.main(["report", place, "model.path=m"]) == 2
+    assert found == [place]
+
+
+def test_a_config_may_lie_in_a_folder_of_a_partition(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "day=1").mkdir()
+    (tmp_path / "day=1/score.yaml").write_text("model: {path: m}\nwrong: {such: key}\n")
+    code, message = run(capsys, "score", f"{tmp_path}/day=1/score.yaml", "pool.max_actors=2")
+    assert code == 2
+    assert "unknown key 'wrong" in message
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "search.keys={optim.learning_rate: {low: 1e-5, high: 1e-4, log: true}}",
+        "training.class_weights.5 stars=2.0",
+        "data.train=s3://lake/day=1",
+    ],
+)
+def test_a_key_with_a_value_is_a_setting_whatever_the_value(word: str) -> None:
+    assert cli._is_setting(word)
 
 
 @pytest.fixture
@@ -180,6 +221,25 @@ def test_a_run_that_cannot_start_leaves_the_old_output_alone(
     assert code == 2
     assert word.split(maxsplit=1)[0] in message
     assert (out / "a.parquet").read_text() == "last night's"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+def test_an_output_that_cannot_be_written_is_the_users_to_mend(
+    classifier_folder: Path,
+    inbox: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+) -> None:
+    def refused(*_: object, **options: object) -> bool:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("bertray.storage.local.publish", refused)
+    out = tmp_path / "out"
+    status, message = run(capsys, "score", *score_words(classifier_folder, inbox, out))
+    assert status == 2
+    assert f"{out}/_contract.json: cannot be written to: {os.strerror(code)}" in message
 
 
 def test_a_bug_is_told_from_a_users_error(

@@ -59,6 +59,13 @@ def test_a_run_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) ->
     assert "none: every shard was done already" in capsys.readouterr().out
 
 
+def test_a_run_whose_shards_are_all_quarantined_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = Summary(seconds=2.0, quarantined=[{"shard": "x.parquet", "reason": "bad page"}])
+    with ScoreView("scoring") as view:
+        view.finish(summary, CONFIG)
+    assert "none: what was left to do is quarantined" in capsys.readouterr().out
+
+
 def test_the_summary_says_which_stage_is_the_limit() -> None:
     stats = {
         "read_s": 1,

@@ -1,5 +1,6 @@
 """Local disk and S3 keep the same promises: what takes a ``place`` runs on both."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ from fault_proxy import FaultProxy
 from writers import meet, put_at_once
 
 from bertray import storage
-from bertray.errors import StorageError
+from bertray.errors import OutputError, StorageError
 from bertray.storage import local, s3
 
 NOBODY = 65534
@@ -250,10 +251,34 @@ def test_a_folder_is_downloaded_as_it_is(place: str, tmp_path: Path) -> None:
 
 
 def test_credentials_in_a_path_are_refused_and_not_repeated() -> None:
-    for uri in ("s3://key:hush@lake/in", "gs://key:hush@lake"):
+    for uri in (
+        "s3://key:hush@lake/in",
+        "s3://key:12/hush/+@lake/in",
+        "s3a://key:ab/hush@lake",
+        "gs://key:hush@lake",
+        "https://me:h/hush@host/in",
+    ):
         with pytest.raises(StorageError, match="must not hold credentials") as caught:
             storage.list_files(uri, suffix="", key="input.path")
         assert "hush" not in str(caught.value)
+        assert "hush" not in storage.without_secrets(f"at {uri}: no")
+    for uri in ("memory://host:8020/in@2", "s3://lake/in:1@2"):
+        assert storage.resolve(uri)
+        assert storage.without_secrets(uri) == uri
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK])
+def test_where_there_are_no_hard_links_a_file_is_put_all_the_same_and_not_over_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", no_links)
+    assert storage.put_bytes(f"{tmp_path}/a", b"one")
+    assert not storage.put_bytes(f"{tmp_path}/a", b"two")
+    assert storage.get_bytes(f"{tmp_path}/a") == b"one"
+    assert everything(str(tmp_path)) == ["a"]
 
 
 def test_of_processes_at_once_one_wins_whole(tmp_path: Path) -> None:
@@ -303,6 +328,36 @@ def test_a_folder_that_may_not_be_listed_is_no_empty_one(not_root: None) -> None
                 paths(f"{folder}/in")
         finally:
             (Path(folder) / "in/closed").chmod(0o700)
+
+
+def test_a_place_that_may_not_be_looked_at_or_written_to_is_the_users_to_mend(
+    not_root: None,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        touch(folder, "a")
+        for mode, do, error in (
+            (0o500, lambda: storage.put_bytes(f"{folder}/b", b"x"), OutputError),
+            (0o500, lambda: storage.put_bytes(f"{folder}/new/b", b"x"), OutputError),
+            (0o500, lambda: storage.remove(f"{folder}/a"), OutputError),
+            (0, lambda: storage.exists(f"{folder}/a"), StorageError),
+            (0, lambda: storage.get_bytes(f"{folder}/a"), StorageError),
+        ):
+            Path(folder).chmod(mode)
+            try:
+                with pytest.raises(error, match=rf"{folder}/.*: cannot be .*: Permission denied"):
+                    do()
+            finally:
+                Path(folder).chmod(0o700)
+
+
+def test_a_full_disk_is_the_users_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="cannot be written to: No space left on device; mend"):
+        storage.put_json(str(tmp_path / "_manifest.json"), {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sweeping_takes_our_old_unfinished_files_and_no_others(tmp_path: Path) -> None:

@@ -82,12 +82,15 @@ class Input(Section):
         None, description="Input columns to pass through. Default: all."
     )
     max_split_rows: Count = Field(
-        32_768, description="A shard with more rows is cut into splits on row-group borders."
+        32_768,
+        description="A shard with more rows is cut into splits on row-group borders. An output "
+        "keeps the cut that it was begun with.",
     )
     max_split_bytes: Count = Field(
         2 << 30,
-        description="Decoded bytes of a split that an actor must hold. Shards are cut on row-group "
-        "borders to stay well below; a row group that holds more is quarantined.",
+        description="Decoded bytes of a split that an actor must hold; a split that holds more is "
+        "quarantined. Shards are cut on row-group borders to stay well below, as it was when the "
+        "output was begun; the limit itself may be raised at any time.",
     )
     on_bad_shard: Quarantine = Field(
         "quarantine",

@@ -74,8 +74,13 @@ class ScoreView(View):
             for name, value in summary.stages().items():
                 table.add_row(name, value)
         else:
-            done = "every shard was done already" if not summary.seconds else "no shard held rows"
-            table.add_row("of these scored now", f"none: {done}")
+            if not summary.seconds:
+                reason = "every shard was done already"
+            elif summary.quarantined:
+                reason = "what was left to do is quarantined"
+            else:
+                reason = "no shard held rows"
+            table.add_row("of these scored now", f"none: {reason}")
         for label, count in summary.label_counts.most_common(MOST_LABELS):
             table.add_row(escape(f"labelled {label}"), f"{count:,}")
         rest = len(summary.label_counts) - MOST_LABELS

@@ -153,9 +153,10 @@ def _fetch_uri(uri: str, *, key: str) -> Path:
 
 def _hub_has_safetensors(name: str) -> bool:
     from huggingface_hub import list_repo_files
-    from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
         return any(file.endswith(".safetensors") for file in list_repo_files(name))
-    except (OfflineModeIsEnabled, HfHubHTTPError, OSError):
-        return False  # offline: snapshot_download takes what the hub's own cache holds
+    except HFValidationError:
+        raise
+    except Exception:  # without a network those of the HTTP client, of which there were several
+        return False  # snapshot_download takes what the hub's own cache holds

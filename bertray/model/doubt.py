@@ -18,7 +18,12 @@ CLOSE = 0.05
 
 
 def in_doubt(
-    probabilities_NC: np.ndarray, *, dtype: Dtype, task: Task, thresholds: Sequence[float] | None
+    probabilities_NC: np.ndarray,
+    *,
+    dtype: Dtype,
+    task: Task,
+    thresholds: Sequence[float] | None,
+    abstain_below: float | None = None,
 ) -> np.ndarray:
     """Of float16 the rows that are not finite, for its range is small; of int8 the close calls.
 
@@ -27,6 +32,7 @@ def in_doubt(
         dtype: one of those in `FINER`.
         task: what they are probabilities of.
         thresholds: of independent labels; 0.5 by default.
+        abstain_below: the least probability of a label that is given, where rows have one.
 
     Returns:
         bool of shape (N,).
@@ -39,4 +45,8 @@ def in_doubt(
         least = DEFAULT_THRESHOLD if thresholds is None else np.asarray(thresholds)
         return np.asarray((np.abs(probabilities_NC - least) < CLOSE / 2).any(axis=1))
     second, first = np.partition(probabilities_NC, -2, axis=1)[:, -2:].T
-    return np.asarray(first - second < CLOSE)
+    doubt = first - second < CLOSE
+    if abstain_below is not None:
+        # Near 1 probabilities move less, and most rows of a good model are there.
+        doubt |= np.abs(first - abstain_below) < min(CLOSE, 1 - abstain_below) / 2
+    return np.asarray(doubt)

@@ -101,7 +101,8 @@ def verify_int8(
         num_threads: cores to compute on.
 
     Returns:
-        Of the texts that get a label at all, the share for which it is the same; 0.0 if none does.
+        Of the texts that can get a label at all, the share for which it is the same, or for which
+        both abstain; 0.0 if none can.
         Of a regression model: for which the scores differ by a twentieth of their standard
         deviation at most.
 
@@ -120,7 +121,11 @@ def verify_int8(
     if bundle.task == "multi_label":
         same = has_labels(left, bundle.thresholds) == has_labels(right, bundle.thresholds)
         return float(same.all(axis=1).mean())
-    return float((left.argmax(axis=1) == right.argmax(axis=1)).mean())
+    same = left.argmax(axis=1) == right.argmax(axis=1)
+    if settings.abstain_below is not None:
+        unsure, now_unsure = (side.max(axis=1) < settings.abstain_below for side in (left, right))
+        same = np.where(unsure | now_unsure, unsure & now_unsure, same)
+    return float(same.mean())
 
 
 class Engine:
@@ -214,6 +219,7 @@ class Engine:
                 dtype=settings.dtype,
                 task=self._bundle.task,
                 thresholds=self._bundle.thresholds,
+                abstain_below=settings.abstain_below,
             )[row_of]
             doubt[list(failures)] = False
             if doubt.any():

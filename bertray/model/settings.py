@@ -31,6 +31,8 @@ class EngineSettings:
         backend: what computes it.
         long_text: what becomes of longer texts.
         calibrated: whether the bundle's calibration is applied, if it has one.
+        abstain_below: the least probability of a label that is given; None for any. The engine
+            gives probabilities all the same, but those near it must be exact.
     """
 
     max_length: int
@@ -40,6 +42,7 @@ class EngineSettings:
     backend: BackendName = "torch"
     long_text: LongText = TRUNCATE
     calibrated: bool = True
+    abstain_below: float | None = None
 
 
 def resolve_settings(
@@ -75,9 +78,9 @@ def resolve_settings(
     most = num_positions(config)
     if max_length is not None and most is not None and max_length > most:
         raise ConfigError(f"model.max_length={max_length}: {bundle.source} takes {most} at most")
-    max_length = max_length or bundle.max_length
+    given, max_length = max_length, max_length or bundle.max_length
     long_text = long_text or bundle.long_text
-    if long_text.long != "truncate":
+    if long_text.long != "truncate" or given is not None:
         tokenizer = load_tokenizer(bundle.folder)
         check_long_text(long_text, tokenizer, max_length=max_length, has_pairs=has_pairs)
     if dtype == "auto":

@@ -30,7 +30,7 @@ from bertray.nightly.history import (
     reference_of,
 )
 from bertray.report.run import Report, report
-from bertray.score.contract import CONTRACT, contract_of, read_contract
+from bertray.score.contract import CONTRACT, read_contract
 from bertray.score.lease import Holder, hold
 from bertray.score.manifest import MANIFEST
 from bertray.score.run import score
@@ -92,7 +92,7 @@ def nightly(
         notes = [said] if said is not None else []
         job, bundle = choose_model(config, notes)
         summary = score(job, on_progress=on_progress, on_wait=on_wait)
-        digests = astuple(contract_of(job, bundle).digests)
+        digests = astuple(read_contract(config.output.path).digests)
         alike = [night for night in nights if night.digests == digests]
         new = new_files(config.output.path, nights, digests, scored_now=summary.splits_scored)
         night, made, page = None, None, ""

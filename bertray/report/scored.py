@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from bertray import storage
 from bertray.errors import OutputError
-from bertray.schema import SCORED_COLUMNS, Task
+from bertray.schema import Task
 from bertray.score import manifest as folder
 from bertray.score.commits import (
     LABEL_COUNTS,
@@ -20,6 +20,7 @@ from bertray.score.commits import (
     is_bad,
     list_outputs,
     read_footer,
+    task_of,
 )
 from bertray.score.contract import Contract, read_contract
 from bertray.score.index import Index
@@ -123,7 +124,7 @@ def open_scored(path: str, *, only: Container[str] | None = None) -> Scored:
         num_rows_folder=num_rows_folder,
         run=storage.get_json(storage.join(path, folder.RUN)),
         complete=storage.exists(storage.join(path, folder.SUCCESS)),
-        task=_task_of(path, contract, names),
+        task=task_of(path, names, prefix=contract.settings["output.prefix"]),
         status_counts=statuses,
         label_counts=labels,
     )
@@ -203,15 +204,3 @@ def _footers(path: str, names: Sequence[str]) -> Iterator[dict[bytes, bytes]]:
                 "run bertray score again"
             )
         yield footer
-
-
-def _task_of(path: str, contract: Contract, names: Sequence[str]) -> Task:
-    """What the model does, by the scored columns."""
-    prefix = contract.settings["output.prefix"]
-    for name in names[:1]:
-        with storage.open_input(storage.join(path, name)) as source:
-            there = set(pq.read_schema(source).names)
-        for task, columns in SCORED_COLUMNS.items():
-            if {f"{prefix}{column}" for column in columns} <= there:
-                return task
-    return "single_label"

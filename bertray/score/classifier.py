@@ -46,7 +46,6 @@ class ClassifierSettings:
         num_threads: torch threads on CPU, or those that tokenize for a GPU; there None for an
             actor's share of its node.
         attempts: bounds how often a split, or loading the model, may kill the actor.
-        abstain_below: the least probability of a label that is given; None for any.
     """
 
     model: str
@@ -55,7 +54,6 @@ class ClassifierSettings:
     reading: Reading
     num_threads: int | None
     attempts: Attempts
-    abstain_below: float | None = None
 
 
 class Notes(logging.Handler):
@@ -113,7 +111,7 @@ class Classifier:
         self._notes = Notes()
         self._reading = settings.reading
         self._attempts = settings.attempts
-        self._abstain_below = settings.abstain_below
+        self._abstain_below = settings.engine.abstain_below
         try:
             with self._attempts.start_of_actor():
                 self._load(settings)

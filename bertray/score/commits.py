@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertray import storage
-from bertray.schema import NO_FAULT
+from bertray.schema import NO_FAULT, SCORED_COLUMNS, Task, scored_column_names
 from bertray.score.plan import SUFFIX, Split, raise_if_outage, side_by_side
 from bertray.storage import FileInfo
 
@@ -161,3 +161,26 @@ def shards_of(output: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     for name, footer in zip(names, footers, strict=True):
         if footer and SPLIT_ID in footer:
             yield name, footer.get(SHARD, b"").decode()
+
+
+def task_of(output: str, names: Iterable[str], *, prefix: str) -> Task:
+    """What the model of a folder does, by the scored columns; of one label while there are none.
+
+    Args:
+        output: the folder.
+        names: of scored files; others are passed over.
+        prefix: of the scored columns.
+    """
+    for name in names:
+        uri = storage.join(output, name)
+        try:
+            with storage.open_input(uri) as file:
+                columns = tuple(pq.read_schema(file).names)
+        except (OSError, pa.ArrowException) as error:
+            raise_if_outage(error, uri)
+            continue
+        for task in SCORED_COLUMNS:
+            scored = scored_column_names(prefix, task)
+            if columns[-len(scored) :] == scored:
+                return task
+    return "single_label"

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict, dataclass
+from dataclasses import replace as changed
 from typing import TYPE_CHECKING, Any
 
 from bertray import storage
-from bertray.config import ScoreConfig
+from bertray.config import Input, ScoreConfig
 from bertray.errors import BertrayError, OutputError
 from bertray.score.commits import Digests, list_outputs
 from bertray.score.plan import side_by_side
@@ -14,6 +16,8 @@ from bertray.score.standing import Standing
 
 if TYPE_CHECKING:  # the writing processes need no torch
     from bertray.model.bundle import Bundle
+
+logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 CONTRACT = "_contract.json"
@@ -27,6 +31,9 @@ NOT_OF_A_NEW_START = (
 )
 # Where the input lies and when a run gives up change no byte of what is written.
 NOT_IN_CONTRACT = {"path", "on_bad_shard", "on_bad_row", "max_bad_share"}
+# How shards are cut. A folder keeps the cut that it was begun with: under two cuts a late worker of
+# one would put rows beside, or over, those of the other.
+CUT = ("max_split_rows", "max_split_bytes")
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,11 @@ class Contract:
         text = json.dumps(self.settings, sort_keys=True)
         return Digests(self.model_digest, hashlib.sha256(text.encode()).hexdigest())
 
+    def cut(self, source: Input) -> Input:
+        """The input, to be cut as the folder was begun."""
+        limits = {key: value for key, value in self.settings["input"].items() if key in CUT}
+        return source.model_copy(update=limits)
+
 
 def contract_of(config: ScoreConfig, bundle: "Bundle") -> Contract:
     """The contract a run asks for. Where the output lies and who computes it is no part of it."""
@@ -72,6 +84,30 @@ def contract_of(config: ScoreConfig, bundle: "Bundle") -> Contract:
         settings=json.loads(json.dumps(settings)),
         input=_plain(config.input.path),
     )
+
+
+def as_begun(output: str, contract: Contract) -> Contract:
+    """The contract with the cut that a folder was begun with, if it differs in no other setting.
+
+    Raises:
+        OutputError: the folder cannot be reached.
+    """
+    found = _found(output)
+    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
+        return contract
+    ours = contract.settings["input"]
+    begun = {key: found["settings"].get("input", {}).get(key, ours[key]) for key in CUT}
+    settings = {**contract.settings, "input": {**ours, **begun}}
+    if found["settings"] != settings:
+        return contract
+    key = "max_split_rows"
+    if begun[key] != ours[key]:
+        logger.warning(
+            "output.path=%s was begun with input.%s=%d: its shards stay cut so, and input.%s=%d "
+            "changes nothing",
+            *(output, key, begun[key], key, ours[key]),
+        )
+    return changed(contract, settings=settings)
 
 
 def check_place(output: str, source: str) -> None:
@@ -105,11 +141,14 @@ def agree(output: str, contract: Contract, standing: Standing, *, replace: bool)
         storage.put_json(uri, asdict(contract), overwrite=True)  # the same shards, moved
 
 
-def start_over(output: str, contract: Contract, standing: Standing) -> None:
+def start_over(output: str, contract: Contract, standing: Standing) -> bool:
     """Make a folder that belongs to another contract ours; no-op if it is ours already.
 
     The contract comes first. Cut off after it, the old files are no commits of ours, and the next
     run replaces them.
+
+    Returns:
+        Whether the folder was emptied, so that ``standing`` holds no longer.
 
     Raises:
         OutputError: another run starts it over at the same moment.
@@ -117,13 +156,14 @@ def start_over(output: str, contract: Contract, standing: Standing) -> None:
     uri = storage.join(output, CONTRACT)
     version = storage.version_of(uri)
     if _fits(storage.get_json(uri), contract, standing):
-        return
+        return False
     if not storage.put_json(uri, asdict(contract), replaces=version):
         check(output, contract, standing, replace=False)
-        return
+        return False
     for name in NOT_OF_A_NEW_START:
         storage.remove(storage.join(output, name))
     side_by_side(storage.remove, [storage.join(output, name) for name in list_outputs(output)])
+    return True
 
 
 def check(output: str, contract: Contract, standing: Standing, *, replace: bool) -> Any | None:
@@ -133,14 +173,8 @@ def check(output: str, contract: Contract, standing: Standing, *, replace: bool)
         OutputError: the folder holds something else, or cannot be reached; or it holds another
             model's, settings' or input's work, which ``replace`` does not give up.
     """
-    try:
-        found = storage.get_json(storage.join(output, CONTRACT))
-        empty = found is not None or storage.is_empty(output)
-    except BertrayError:
-        raise
-    except Exception as error:  # each cloud's client has errors of its own
-        raise OutputError(f"output.path={output}: cannot be used: {error}") from error
-    if not empty:
+    found = _found(output)
+    if found is None and not storage.is_empty(output):
         raise OutputError(
             f"output.path={output} holds files that bertray did not write (no {CONTRACT}); "
             "choose an empty or new folder"
@@ -148,6 +182,16 @@ def check(output: str, contract: Contract, standing: Standing, *, replace: bool)
     if found is not None and not replace and not _fits(found, contract, standing):
         raise OutputError(_difference(output, found, contract))
     return found
+
+
+def _found(output: str) -> Any | None:
+    """What stands where a folder's contract would."""
+    try:
+        return storage.get_json(storage.join(output, CONTRACT))
+    except BertrayError:
+        raise
+    except Exception as error:  # each cloud's client has errors of its own
+        raise OutputError(f"output.path={output}: cannot be used: {error}") from error
 
 
 def read_contract(output: str) -> Contract:
@@ -230,8 +274,9 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(uri: str) -> str:
-    """A place without links, trailing slashes or the pattern of a glob."""
+    """A place without links, trailing slashes, the pattern of a glob or a second name (s3a://)."""
     place = storage.without_pattern(uri)
-    return (
-        str(storage.local_path(place).resolve()) if storage.is_local(place) else place.rstrip("/")
-    )
+    if storage.is_local(place):
+        return str(storage.local_path(place).resolve())
+    files, path = storage.resolve(place)
+    return str(files.unstrip_protocol(path)).rstrip("/")

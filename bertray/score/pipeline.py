@@ -71,7 +71,6 @@ def classified(
     pool: PoolPlan,
     attempts: Attempts,
     watch: PipelineGuard,
-    abstain_below: float | None = None,
 ) -> Dataset:
     """Blocks with predictions, one a split. A split that fails is a block that says why."""
     settings = ClassifierSettings(
@@ -81,7 +80,6 @@ def classified(
         reading=reading,
         num_threads=pool.num_threads,
         attempts=attempts,
-        abstain_below=abstain_below,
     )
     with DataContext.current(_context(watch)):
         blocks = ray.data.read_datasource(

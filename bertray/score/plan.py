@@ -136,6 +136,8 @@ def plan_splits(
         raise DataError(f"{key}={uri}: no *{SUFFIX} files in there")
 
     def cut(file: FileInfo) -> Sequence[Split] | Exception:
+        if _shown(file.path) != file.path:
+            return DataError("its name is not UTF-8, so no manifest can hold it; rename it")
         splits = known.get(file.path, ())
         if _covered(file, splits):
             return [replace(split, root=root) for split in splits]
@@ -157,7 +159,7 @@ def plan_splits(
             raise first
         raise DataError(
             f"{key}={uri}: none of {len(files)} shards can be read; the first, "
-            f"{errors[0][0].path}: {one_line(first)}"
+            f"{_shown(errors[0][0].path)}: {one_line(first)}"
         )
     splits = [split for result in results if not isinstance(result, Exception) for split in result]
     splits.sort(key=lambda split: split.output)
@@ -165,9 +167,10 @@ def plan_splits(
         if one.output == other.output:
             raise DataError(
                 f"{key}={uri}: {one.shard} and {other.shard} would both be scored into "
-                f"{one.output}; rename one, or raise input.max_split_rows"
+                f"{one.output}; rename one (for a new output, a larger input.max_split_rows will "
+                "do as well)"
             )
-    bad = tuple(BadShard(file.path, one_line(error)) for file, error in errors)
+    bad = tuple(BadShard(_shown(file.path), one_line(error)) for file, error in errors)
     return Plan(tuple(splits), bad)
 
 
@@ -192,6 +195,11 @@ def side_by_side(look: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """``look`` at each item in some threads."""
     with ThreadPoolExecutor(AT_ONCE) as threads:
         return list(threads.map(look, items))
+
+
+def _shown(path: str) -> str:
+    """A path as UTF-8 text; local disks take any bytes as a name."""
+    return path.encode(errors="backslashreplace").decode()
 
 
 def _covered(file: FileInfo, splits: Sequence[Split]) -> bool:

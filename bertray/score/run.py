@@ -79,8 +79,10 @@ def score(
     with hold(config.output.path, on_wait=on_wait) as waited:
         if waited:  # what the other run did is done
             job = prepare(config)
-        if config.output.replace:
-            folder.start_over(config.output.path, job.contract, job.standing)
+        if config.output.replace and folder.start_over(
+            config.output.path, job.contract, job.standing
+        ):
+            job = prepare(config)
         storage.sweep(config.output.path, older_than_s=SWEEP_AFTER_S)
         tally = tally_of(job)
         start = time.perf_counter()
@@ -102,10 +104,13 @@ def prepare(config: ScoreConfig) -> Job:
     check_pairs(bundle, source.text_pair, section="input")
     # Checked here; on which device class the engine's will be used is not known yet.
     settings_of(config, bundle, device="cuda" if config.pool.wants_gpus else "cpu")
-    abstain_below(config.abstain, bundle)
     contract = folder.contract_of(config, bundle)
+    if not output.replace:
+        contract = folder.as_begun(output.path, contract)
     reading = Reading.of_job(config, bundle.task)
-    standing = take_stock(source, output.path, contract.digests, check_schema=reading.check)
+    standing = take_stock(
+        contract.cut(source), output.path, contract.digests, check_schema=reading.check
+    )
     if standing.pending:
         load_model(bundle)  # a head that does not fit is found here, not in every actor
     job = Job(config, bundle, reading, contract, standing)
@@ -118,7 +123,7 @@ def settings_of(
     config: ScoreConfig, bundle: Bundle, *, device: Device, dtype: str | None = None
 ) -> EngineSettings:
     """How the job's rows are classified."""
-    return engine_settings(
+    settings = engine_settings(
         bundle,
         config.model,
         text=config.text,
@@ -126,6 +131,7 @@ def settings_of(
         device=device,
         dtype=dtype,
     )
+    return replace(settings, abstain_below=abstain_below(config.abstain, bundle))
 
 
 def tally_of(job: Job) -> Tally:
@@ -210,7 +216,6 @@ def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Rece
         pool=pool,
         attempts=attempts,
         watch=watch,
-        abstain_below=abstain_below(job.config.abstain, job.bundle),
     )
     said: set[str] = set()
     for block in blocks_of(written(scored, replace(sink, attempts=attempts), pool)):

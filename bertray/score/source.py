@@ -154,9 +154,12 @@ def read_split(split: Split, reading: Reading) -> pa.Table:
     """
     uri = storage.join(split.root, split.shard)
     with storage.open_input(uri) as file:
-        shard = pq.ParquetFile(file, page_checksum_verification=True)
+        shard = pq.ParquetFile(
+            file, page_checksum_verification=True, coerce_int96_timestamp_unit="us"
+        )
         reading.check(shard.schema_arrow, uri)
         table = _read_groups(shard, split, reading)
+        table = _with_nanoseconds(table, shard, file, split)
     raise_if_changed(split)
     return table.replace_schema_metadata(
         {**(table.schema.metadata or {}), BLOCK_SPLIT: split.to_json()}
@@ -170,11 +173,11 @@ def _read_groups(shard: pq.ParquetFile, split: Split, reading: Reading) -> pa.Ta
     nothing in a footer tells so.
     """
     limit = reading.max_bytes
-    row_groups = range(split.first_row_group, split.first_row_group + split.num_row_groups)
+    row_groups = _row_groups(split)
     columns = reading.needed(shard.schema_arrow.names)
     try:
         with ceiling(WORK_ROOM * limit + SPARE_BYTES) if limit is not None else nullcontext():
-            table = shard.read_row_groups(list(row_groups), columns=columns, use_threads=False)
+            table = _rows_of(shard, row_groups, columns)
     except MemoryError:
         table = None
     if table is None or (limit is not None and table.nbytes > limit):
@@ -186,6 +189,43 @@ def _read_groups(shard: pq.ParquetFile, split: Split, reading: Reading) -> pa.Ta
             "or raise the limit if the workers have the memory"
         )
     return table
+
+
+def _rows_of(shard: pq.ParquetFile, row_groups: range, columns: list[str]) -> pa.Table:
+    try:
+        return shard.read_row_groups(list(row_groups), columns=columns, use_threads=False)
+    except pa.ArrowNotImplementedError:
+        # A list or struct of dictionaries comes in chunks, which Arrow does not put together
+        # (https://github.com/apache/arrow/issues/32723). A row group is one chunk as a rule.
+        groups = [shard.read_row_group(i, columns=columns, use_threads=False) for i in row_groups]
+        return pa.concat_tables(groups).combine_chunks()
+
+
+def _with_nanoseconds(
+    table: pa.Table, shard: pq.ParquetFile, file: pa.NativeFile, split: Split
+) -> pa.Table:
+    """The same, but for columns of INT96 timestamps from which microseconds would take digits.
+
+    INT96 holds any year to the nanosecond, which no type of Arrow does. Nanoseconds in 64 bits end
+    in 2262, and 9999-12-31 is a usual value; microseconds finer than that are not.
+    """
+    finer = pq.ParquetFile(file, metadata=shard.metadata, page_checksum_verification=True)
+    for coarse, fine in zip(shard.schema_arrow, finer.schema_arrow, strict=True):
+        if coarse.type == fine.type or coarse.name not in table.column_names:
+            continue
+        exact = _rows_of(finer, _row_groups(split), [coarse.name])[coarse.name]
+        try:
+            same = table[coarse.name].cast(fine.type).equals(exact)
+        except pa.ArrowInvalid:  # a year that nanoseconds do not hold
+            continue
+        if not same:
+            place = table.column_names.index(coarse.name)
+            table = table.set_column(place, fine, exact)
+    return table
+
+
+def _row_groups(split: Split) -> range:
+    return range(split.first_row_group, split.first_row_group + split.num_row_groups)
 
 
 def raise_if_changed(split: Split) -> None:

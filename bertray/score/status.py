@@ -14,6 +14,7 @@ from bertray.config import ScoreConfig
 from bertray.errors import DataError, OutputError, SchemaError
 from bertray.model.engine import Engine
 from bertray.score import manifest as folder
+from bertray.score.commits import list_outputs, task_of
 from bertray.score.contract import read_contract
 from bertray.score.lease import Holder, read_holder
 from bertray.score.plan import BadShard
@@ -76,9 +77,9 @@ def status_of(output: str) -> Status:
     if text is None:
         raise OutputError(f"{output}: no run has begun there (no {folder.CONFIG})")
     config = ScoreConfig.model_validate(yaml.safe_load(text))
-    standing = take_stock(
-        config.input, output, contract.digests, check_schema=Reading.of_job(config).check
-    )
+    task = task_of(output, sorted(list_outputs(output)), prefix=config.output.prefix)
+    source, check = contract.cut(config.input), Reading.of_job(config, task).check
+    standing = take_stock(source, output, contract.digests, check_schema=check)
     return _status(output, config.input.path, contract.model, standing)
 
 

@@ -7,6 +7,7 @@ Credentials come from each cloud's standard chain and are never part of a settin
 import json
 import logging
 import posixpath
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,8 +32,9 @@ from bertray.storage.listing import (
     remote_info,
 )
 from bertray.storage.outage import UnreachableError as UnreachableError
+from bertray.storage.outage import UnwritableError as UnwritableError
 from bertray.storage.outage import is_outage as is_outage
-from bertray.storage.outage import reaching
+from bertray.storage.outage import reaching, readable, writing
 from bertray.storage.outage import reason_of as reason_of
 from bertray.storage.outage import without_secrets as without_secrets
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 S3_SCHEMES = ("s3", "s3a")
+PORT = re.compile(r"[^/:]+:\d{1,5}/")  # of a server, as in hdfs://name:8020/file@2
 
 
 def resolve(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -54,7 +57,8 @@ def resolve(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return LocalFileSystem(), str(LocalFileSystem._strip_protocol(uri))
-    if ":" in rest.split("/")[0].rpartition("@")[0]:
+    login, at, _ = rest.partition("@")  # a secret key may hold slashes
+    if at and ":" in login.split("/")[0] and not (scheme not in S3_SCHEMES and PORT.match(login)):
         raise StorageError(
             f"{scheme}://***@...: a path must not hold credentials; "
             "they come from the environment, a profile or the machine's role"
@@ -158,7 +162,7 @@ def exists(uri: str) -> bool:
     fs, path = resolve(uri)
     fs.invalidate_cache()
     try:
-        with reaching(uri):
+        with readable(uri):
             if isinstance(fs, LocalFileSystem):
                 return Path(path).exists()
             fs.info(path)
@@ -173,7 +177,7 @@ def is_empty(uri: str) -> bool:
     fs.invalidate_cache()
     if not exists(uri):
         return True
-    with reaching(uri):
+    with readable(uri):
         return all(local.is_unfinished(name) for name in files_below(fs, path))
 
 
@@ -185,7 +189,7 @@ def remove(uri: str) -> None:
     """
     fs, path = resolve(uri)
     fs.invalidate_cache()
-    with suppress(FileNotFoundError), reaching(uri):
+    with writing(uri), suppress(FileNotFoundError), reaching(uri):
         if isinstance(fs, LocalFileSystem):
             fs.rm(path, recursive=True)
         elif fs.info(path)["type"] == "file":
@@ -204,7 +208,8 @@ def staging(uri: str) -> Iterator[Path]:
     """
     if is_local(uri):
         folder = local_path(uri).parent
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(uri):
+            folder.mkdir(parents=True, exist_ok=True)
     else:
         folder = local.temporary_folder()
     staged = folder / local.unfinished_name()
@@ -230,18 +235,19 @@ def publish(
             replace the same version one wins.
 
     Returns:
-        Whether the file is there now; False if another was there and was left alone. On local disk
-        and S3 that is certain, whatever answers got lost.
+        Whether the file is there now; False if another was there and was left alone. On S3, and
+        on a disk that has hard links, that is certain, whatever answers got lost.
 
     Raises:
         UnreachableError: the place failed, and whether the file is there nobody knows. It is whole
             if it is; another try finds it and says so.
-        OSError: it was refused, and is not there.
+        UnwritableError: it was refused, and is not there.
     """
     fs, path = resolve(uri)
-    with reaching(uri):
-        if isinstance(fs, LocalFileSystem):
+    if isinstance(fs, LocalFileSystem):
+        with writing(uri):
             return local.publish(staged, Path(path), overwrite=overwrite, replaces=replaces)
+    with writing(uri), reaching(uri):
         if _is_s3(fs):
             if replaces is not None:
                 return fs.publish(staged, path, IfMatch=f'"{replaces}"')
@@ -254,7 +260,8 @@ def put_bytes(
 ) -> bool:
     """`publish` for content in memory."""
     with staging(uri) as staged:
-        staged.write_bytes(data)
+        with writing(uri):
+            staged.write_bytes(data)
         return publish(staged, uri, overwrite=overwrite, replaces=replaces)
 
 
@@ -269,7 +276,7 @@ def get_bytes(uri: str) -> bytes | None:
     fs, path = resolve(uri)
     fs.invalidate_cache()
     try:
-        with reaching(uri):
+        with readable(uri):
             return cast(bytes, fs.cat_file(path))
     except FileNotFoundError:
         return None
@@ -306,7 +313,8 @@ def upload(folder: Path, uri: str, names: Iterable[str]) -> None:
     for name in names:
         target = join(uri, name)
         with staging(target) as staged:
-            shutil.copyfile(folder / name, staged)
+            with writing(target):
+                shutil.copyfile(folder / name, staged)
             publish(staged, target, overwrite=True)
 
 

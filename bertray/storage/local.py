@@ -19,6 +19,8 @@ from bertray.storage.files import FileInfo
 UNFINISHED = re.compile(r"\.bertray-[0-9a-f]{32}\.tmp")
 STAGED_FOR_S = 3600.0  # what a killed process staged in the temporary folder is kept for
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+# What exFAT, SMB shares and buckets mounted as a folder say of hard links.
+NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
 
 
 def unfinished_name() -> str:
@@ -94,6 +96,13 @@ def _create(staged: Path, final: Path) -> bool:
         os.link(staged, final)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        # Without links two who create one name at the same moment both do; the last one stays.
+        if final.exists():
+            return False
+        staged.replace(final)
     return True
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bertray.errors import StorageError
+from bertray.errors import BertrayError, OutputError, StorageError
 
 ERRNOS = {
     errno.EBUSY,
@@ -74,7 +74,9 @@ TOO_BUSY = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "
 
 SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 SECRETS = (
-    (re.compile(r"(\w+://)[^/@\s]+:[^/@\s]+@"), r"\1***@"),
+    # A secret key may hold slashes; what is a port and a path elsewhere is none on S3.
+    (re.compile(r"(s3a?://)[^/@\s:]+:[^@\s]+@"), r"\1***@"),
+    (re.compile(r"(\w+://)[^/@\s:]+:(?!\d{1,5}/)[^@\s]+@"), r"\1***@"),
     (
         re.compile(
             r"(?i)([?&;](?:sig|[\w-]*(?:token|signature|credential|key|secret|password))=)[^&\s'\"]+"
@@ -90,6 +92,13 @@ class PlaceError(OSError):
 
 class UnreachableError(StorageError, OSError):
     """The same for the callers of `bertray.storage`: it names the place."""
+
+
+class UnwritableError(OutputError, OSError):
+    """A place that takes no file, or does not let go of one: read-only, full, not ours."""
+
+
+OURS = (UnreachableError, UnwritableError)
 
 
 def is_outage(error: BaseException) -> bool:
@@ -108,7 +117,7 @@ def reason_of(error: BaseException) -> str:
         code, message = _answer(link)
         if code:
             return _clean(message if code in message else f"{message} ({code})")
-    last = next((link for link in links if not isinstance(link, UnreachableError)), links[-1])
+    last = next((link for link in links if not isinstance(link, OURS)), links[-1])
     text = last.strerror if isinstance(last, OSError) and last.strerror else str(last)
     if not text.strip():
         text = type(last).__name__
@@ -129,11 +138,40 @@ def reaching(uri: str) -> Iterator[None]:
         raise
     except Exception as error:  # each cloud's client has errors of its own
         if is_outage(error):
-            raise UnreachableError(
-                f"{_clean(uri)}: cannot be reached: {reason_of(error)}; "
-                "what is done is safe: mend that and run again"
-            ) from error
+            raise _unreachable(uri, error) from error
         raise
+
+
+@contextmanager
+def readable(uri: str) -> Iterator[None]:
+    """`reaching` for what a run cannot do without: that it may not be read is an outage too."""
+    try:
+        with reaching(uri):
+            yield
+    except PermissionError as error:
+        raise _unreachable(uri, error) from error
+
+
+@contextmanager
+def writing(uri: str) -> Iterator[None]:
+    """Turn what a client raises when it may not or cannot write into an `UnwritableError`."""
+    try:
+        yield
+    except BertrayError:
+        raise
+    except Exception as error:  # each cloud's client has errors of its own
+        if not isinstance(error, OSError) and not _status(error):
+            raise
+        raise UnwritableError(
+            f"{_clean(uri)}: cannot be written to: {reason_of(error)}; mend that and run again"
+        ) from error
+
+
+def _unreachable(uri: str, error: Exception) -> UnreachableError:
+    return UnreachableError(
+        f"{_clean(uri)}: cannot be reached: {reason_of(error)}; "
+        "what is done is safe: mend that and run again"
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

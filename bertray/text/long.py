@@ -79,10 +79,17 @@ def check_long_text(
     """Find on the driver what `make_row_encoder` cannot do.
 
     Raises:
-        ConfigError: the texts are pairs, the tokenizer is written in Python, or a window holds no
-            more than it shares with the next.
+        ConfigError: special tokens leave no room for a text; or, where long ones are not truncated,
+            the texts are pairs, the tokenizer is written in Python, or a window holds no more than
+            it shares with the next.
     """
     if long_text.long == "truncate":
+        num_special = tokenizer.num_special_tokens_to_add(pair=has_pairs)
+        if max_length <= num_special:
+            raise ConfigError(
+                f"model.max_length={max_length}: the tokenizer adds {num_special} special tokens "
+                "to a row, which leaves none of its text; set a larger model.max_length"
+            )
         return
     key = f"text.long={long_text.long}"
     if has_pairs:

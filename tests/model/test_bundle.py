@@ -237,6 +237,26 @@ def test_a_model_at_a_uri_is_fetched_and_a_changed_one_anew(folder: Path) -> Non
         open_bundle("memory://store")
 
 
+def test_without_a_network_a_model_of_the_hub_is_taken_from_the_hubs_own_cache(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ConnectError(Exception):
+        """As the hub's HTTP client has it: no OSError."""
+
+    def unreachable(name: str) -> list[str]:
+        raise ConnectError("[Errno -2] Name or service not known")
+
+    cached = tmp_path / "hub/models--them--classifier"
+    shutil.copytree(folder, cached / "snapshots/abc")
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.list_repo_files", unreachable)
+    assert open_bundle("them/classifier").digest == digest_of(folder)
+    with pytest.raises(ModelError, match="them/other: no such folder, and the hub does not"):
+        open_bundle("them/other")
+
+
 @pytest.mark.parametrize(
     ("config", "positions", "tokenizer_limit", "expected"),
     [

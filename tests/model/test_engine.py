@@ -363,6 +363,7 @@ def test_a_family_without_a_graph_is_computed_by_torch(make_bundle, family):
     ("wanted", "message"),
     [
         ({"max_length": 65}, "takes 64 at most"),
+        ({"max_length": 2}, "adds 2 special tokens"),
         ({"device": "cuda", "backend": "onnx"}, "set model.backend=torch"),
         ({"device": "cuda", "dtype": "int8"}, "set model.backend=torch"),
         ({"backend": "torch", "dtype": "int8"}, "set model.backend=onnx"),

@@ -205,6 +205,15 @@ def test_a_dry_run_says_what_the_night_would_score_and_does_nothing(
     assert [path.name for path in lake.root.iterdir()] == ["in"]
 
 
+def test_nights_with_other_limits_on_splits_are_compared(lake: Lake) -> None:
+    lake.grow("a")
+    lake.night()
+    lake.grow("b")
+    assert lake.night("input.max_split_rows=100", "input.max_split_bytes=1000000").night
+    one, two = read_nights(f"{lake.root}/out-nights")
+    assert (one.digests, two.num_rows_new) == (two.digests, ROWS)
+
+
 def test_drift_fails_the_night_only_where_asked(lake: Lake) -> None:
     words = [*lake.words, f"input.path={lake.root / 'in'}", f"output.path={lake.root / 'out'}"]
     lake.grow("a")

@@ -165,7 +165,7 @@ def test_an_upload_that_is_refused_in_the_middle_publishes_nothing(
 ) -> None:
     uri = storage.join(s3, "file")
     s3_server.inject("answer", method="PUT", path="partNumber=2", status=403, code="AccessDenied")
-    with pytest.raises(PermissionError):
+    with pytest.raises(storage.UnwritableError, match=r"cannot be written to.*AccessDenied"):
         storage.put_bytes(uri, in_parts)
     assert not storage.exists(uri)
     assert unfinished(s3) == []
@@ -236,7 +236,7 @@ def test_a_bucket_that_is_not_there_is_named(s3: str) -> None:
 def test_what_cannot_be_removed_is_named(s3: str, s3_server: FaultProxy) -> None:
     storage.put_bytes(storage.join(s3, "file"), b"one")
     s3_server.inject("answer", count=None, method="DELETE", status=403, code="AccessDenied")
-    with pytest.raises(PermissionError):
+    with pytest.raises(storage.UnwritableError, match=r"file: cannot be written to"):
         storage.remove(storage.join(s3, "file"))
 
 

@@ -211,6 +211,19 @@ def test_an_output_and_an_input_inside_each_other_are_refused(
     check_place(str(tmp_path / "in-scored"), str(tmp_path / "in"))
 
 
+@pytest.mark.parametrize(
+    ("output", "source"),
+    [("s3a://lake/in/scored", "s3://lake/in"), ("s3://lake/in", "s3a://lake/in/*.parquet")],
+)
+def test_a_place_is_the_same_by_whichever_of_its_names(
+    fault_proxy: object, monkeypatch: pytest.MonkeyPatch, output: str, source: str
+) -> None:
+    monkeypatch.setattr(storage, "exists", lambda uri: False)
+    with pytest.raises(OutputError, match="inside the other"):
+        check_place(output, source)
+    check_place("s3a://lake/in-scored", "s3://lake/in")
+
+
 def test_the_manifest_lists_every_file_and_success_stands_only_when_all_are_there(
     tmp_path: Path, bundle: Bundle
 ) -> None:

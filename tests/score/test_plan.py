@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,19 @@ def test_bad_shards_are_listed_with_their_reason_and_the_others_planned(
     assert sorted(reasons) == ["broken.parquet", "empty.parquet", "wrong.parquet"]
     assert "no column 'text'" in reasons["wrong.parquet"]
     assert all(reasons.values())
+
+
+def test_a_shard_whose_name_is_not_utf8_is_listed_by_a_name_that_is(write_shards: Write) -> None:
+    root = write_shards({"good": texts(3), "a": texts(3)})
+    (root / "a.parquet").rename(os.fsdecode(os.fsencode(root) + b"/caf\xe9.parquet"))
+    plan = plan_splits(str(root), check_schema=accept, max_split_rows=10)
+    assert [split.shard for split in plan.splits] == ["good.parquet"]
+    (bad,) = plan.bad_shards
+    assert bad.shard.encode() == rb"caf\udce9.parquet"
+    assert "not UTF-8" in bad.reason
+    (root / "good.parquet").unlink()
+    with pytest.raises(DataError, match=r"caf\\udce9\.parquet: its name is not UTF-8.*rename it"):
+        plan_splits(str(root), check_schema=accept, max_split_rows=10)
 
 
 def test_if_no_shard_has_the_column_it_is_the_users_error(write_shards: Write) -> None:

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bertray.errors import DataError, SchemaError
@@ -54,6 +55,45 @@ def test_a_shards_own_types_and_metadata_are_kept(write_shards: Write) -> None:
     assert read.schema.metadata[b"owner"] == b"them"
     assert read.cast(table.schema).equals(table)
     assert read.schema.types == table.schema.types
+
+
+END_OF_TIME = 253_402_300_799_999_999  # 9999-12-31, in microseconds
+
+
+@pytest.mark.parametrize(
+    ("unit", "values"),
+    [("us", [END_OF_TIME, -62_135_596_800_000_000, 0, None]), ("ns", [1_999, -1_999, 0, None])],
+)
+def test_timestamps_of_the_old_type_are_read_as_they_are_in_any_year(
+    write_shards: Write, unit: str, values: list[int | None]
+) -> None:
+    times = pa.array(values, pa.timestamp(unit))
+    table = pa.table(
+        {
+            "text": ["a"] * 4,
+            "when": times,
+            "all": pa.array([values, [], None, []], pa.list_(pa.timestamp(unit))),
+        }
+    )
+    root = write_shards({"a": table}, use_deprecated_int96_timestamps=True, store_schema=False)
+    assert pq.read_metadata(root / "a.parquet").schema.column(1).physical_type == "INT96"
+    (split,) = planned(root).splits
+    assert read_split(split, ALL).cast(table.schema).equals(table)
+
+
+def test_nested_dictionaries_of_several_row_groups_are_read(write_shards: Write) -> None:
+    names = pa.array(["x", "y", "x", "z"]).dictionary_encode()
+    table = pa.table(
+        {
+            "text": ["a", "b", "c", "d"],
+            "struct": pa.StructArray.from_arrays([names], ["name"]),
+            "list": pa.ListArray.from_arrays(pa.array([0, 1, 1, 3, 4], pa.int32()), names),
+        }
+    )
+    (split,) = planned(write_shards({"a": table}, row_group_size=2)).splits
+    read = read_split(split, ALL)
+    assert read.schema.types == table.schema.types
+    assert read.cast(table.schema).equals(table)
 
 
 def test_a_shard_that_cannot_be_read_becomes_a_block_that_says_why(write_shards: Write) -> None:

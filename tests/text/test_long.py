@@ -184,13 +184,15 @@ def test_no_rows_give_no_sequences(tokenizer, long_text):
         (LongText("window"), {"has_pairs": True}, r"text\.long=window takes single texts"),
         (LongText("window", 6), {}, r"a window holds 6 tokens .* text\.stride=6"),
         (HEAD_TAIL, {"max_length": 2}, r"max_length=2 a window holds 0 tokens"),
+        (TRUNCATE, {"max_length": 2}, r"max_length=2: the tokenizer adds 2 special tokens"),
+        (TRUNCATE, {"max_length": 3, "has_pairs": True}, r"adds 3 special tokens"),
     ],
 )
 def test_what_cannot_be_done_is_refused(wordpiece, long_text, options, message):
     options = {"max_length": 8, "has_pairs": False} | options
     with pytest.raises(ConfigError, match=message):
         check_long_text(long_text, wordpiece, **options)
-    check_long_text(TRUNCATE, wordpiece, **options)
+    check_long_text(TRUNCATE, wordpiece, **options | {"max_length": 8})
 
 
 def test_a_tokenizer_written_in_python_is_refused(wordpiece):
