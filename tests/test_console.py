@@ -83,5 +83,9 @@ def test_the_summary_says_which_stage_is_the_limit() -> None:
     )
     assert stages["of torch's matmul rate"] == "50%"
     assert stages["padding"] == "3.0% of the tokens computed"
+    twice = stats | {"num_tokens_again": 97, "num_padded_tokens": 200}
+    stages = Summary(stats=Counter(twice), pool=two_actors).stages()
+    assert stages["padding"] == "3.0% of the tokens computed"
+    assert stages["in doubt, computed again"] == "100.0% of the tokens"
     slow_reads = Summary(stats=Counter(stats | {"read_s": 10}), pool=two_actors).stages()
     assert slow_reads["busy with"].endswith("limited by read")

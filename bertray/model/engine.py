@@ -52,6 +52,8 @@ class EngineStats:
         num_rows: rows asked for.
         num_distinct: of them, those computed: repeats and rows without a text are not.
         num_tokens: of the rows computed; what windows share is counted in each.
+        num_tokens_again: of these, those of rows that the number type left in doubt, which were
+            computed once more in a finer one.
         num_padded_tokens: what the device computed, padding included.
         num_batches: forward passes.
         num_flops: operations of the rows computed, padding not counted; see `forward_flops`.
@@ -65,6 +67,7 @@ class EngineStats:
     num_rows: int = 0
     num_distinct: int = 0
     num_tokens: int = 0
+    num_tokens_again: int = 0
     num_padded_tokens: int = 0
     num_batches: int = 0
     num_flops: float = 0.0
@@ -225,6 +228,7 @@ class Engine:
             if doubt.any():
                 again = np.flatnonzero(doubt)
                 logits[again], reasons = self._run(self._finer, take(encoded, again), stats)
+                stats.num_tokens_again += int(encoded.lengths[again].sum())
                 failures |= {int(again[place]): reason for place, reason in reasons.items()}
                 probabilities = self._read(logits, rows)
         status = np.full(len(rows), OK, dtype=object)

@@ -123,10 +123,7 @@ def begin(output: str, lineage: dict[str, str]) -> None:
     Raises:
         OutputError: nothing can be written there.
     """
-    try:
-        storage.put_json(storage.join(output, OWNER), lineage, overwrite=True)
-    except OSError as error:
-        raise OutputError(f"output.path={output} cannot be written to: {error}") from error
+    storage.put_json(storage.join(output, OWNER), lineage, overwrite=True)
 
 
 def publish(folder: Path, output: str) -> None:
