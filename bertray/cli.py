@@ -146,7 +146,7 @@ def report(
     ] = None,
 ) -> None:
     """Put what a scored folder holds, what drifted, and why on one HTML page."""
-    folders = [w for w in words or () if not w.endswith(YAML) and not _is_setting(w)]
+    folders = [w for w in words or () if not w.endswith(YAML) and not _is_setting(w, ReportConfig)]
     if len(folders) > 1:
         raise ConfigError(f"one scored folder at most, found {', '.join(folders)}")
     others = [word for word in words or () if word not in folders]
@@ -228,17 +228,17 @@ def _show_outlook(config: ScoreConfig) -> None:
 def _config(schema: type[C], words: list[str] | None) -> C:
     """The job's config from the words after the command: at most one file, then settings."""
     _log()
-    files = [word for word in words or () if not _is_setting(word)]
-    settings = [word for word in words or () if _is_setting(word)]
+    files = [word for word in words or () if not _is_setting(word, schema)]
+    settings = [word for word in words or () if _is_setting(word, schema)]
     if len(files) > 1:
         raise ConfigError(f"one config file at most, found {', '.join(files)}")
     return load_config(schema, files[0] if files else None, settings)
 
 
-def _is_setting(word: str) -> bool:
+def _is_setting(word: str, schema: type[Section]) -> bool:
     """Whether a word is ``key=value``, and no path such as /lake/day=2026-11-26."""
     key, equals, _ = word.partition("=")
-    return bool(equals) and "/" not in key
+    return bool(equals) and ("/" not in key or key.partition(".")[0] in schema.model_fields)
 
 
 def _log() -> None:

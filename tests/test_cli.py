@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from bertray import cli
-from bertray.config import ReportConfig
+from bertray.config import ReportConfig, TrainConfig
 from bertray.errors import ConfigError
 
 Write = Callable[..., Path]
@@ -100,11 +100,12 @@ def test_a_config_may_lie_in_a_folder_of_a_partition(
     [
         "search.keys={optim.learning_rate: {low: 1e-5, high: 1e-4, log: true}}",
         "training.class_weights.5 stars=2.0",
+        "training.class_weights.n/a=2.0",
         "data.train=s3://lake/day=1",
     ],
 )
 def test_a_key_with_a_value_is_a_setting_whatever_the_value(word: str) -> None:
-    assert cli._is_setting(word)
+    assert cli._is_setting(word, TrainConfig)
 
 
 @pytest.fixture

@@ -262,7 +262,8 @@ def test_credentials_in_a_path_are_refused_and_not_repeated() -> None:
             storage.list_files(uri, suffix="", key="input.path")
         assert "hush" not in str(caught.value)
         assert "hush" not in storage.without_secrets(f"at {uri}: no")
-    for uri in ("memory://host:8020/in@2", "s3://lake/in:1@2"):
+    arn = "arn:aws:s3:eu-west-1:1:accesspoint/mine"
+    for uri in ("memory://host:8020/in@2", "s3://lake/in:1@2", f"s3://{arn}/in/me@host.parquet"):
         assert storage.resolve(uri)
         assert storage.without_secrets(uri) == uri
 
@@ -358,6 +359,20 @@ def test_a_full_disk_is_the_users_to_mend(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OutputError, match="cannot be written to: No space left on device; mend"):
         storage.put_json(str(tmp_path / "_manifest.json"), {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_has_become_read_only_is_the_users_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a disk refuses to remove a file before it looks whether there is one."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(OutputError, match="cannot be written to: Read-only file system; mend"):
+        storage.put_json(str(tmp_path / "_manifest.json"), {})
 
 
 def test_sweeping_takes_our_old_unfinished_files_and_no_others(tmp_path: Path) -> None:

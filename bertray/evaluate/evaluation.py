@@ -128,8 +128,8 @@ class Evaluation:
         confusion: rows by true and by predicted label; None but where rows have one label.
         reliability: None for numbers.
         cutoffs: how sure the model must be for a wanted precision; where rows have one label.
-        slices: by column, the most frequent values first: those that are not small, and small
-            ones while there are no more than `MOST_VALUES`.
+        slices: by column, the `MOST_VALUES` most frequent values first; where the gate looks at
+            slices, all that are not small.
         copy: the calibrated copy, if one was asked for.
         verdict: of the gate, if there is one.
     """
@@ -148,8 +148,10 @@ class Evaluation:
     verdict: Verdict | None = None
 
 
-def measure(rows: LabelledRows, bundle: Bundle, intervals: Intervals) -> Evaluation:
-    """All figures of predicted rows."""
+def measure(
+    rows: LabelledRows, bundle: Bundle, intervals: Intervals, *, every_slice: bool = False
+) -> Evaluation:
+    """All figures of predicted rows; with ``every_slice`` of each value that is not rare."""
     p, targets = rows.predictions, rows.targets
     found = Evaluation(
         num_rows=rows.num_rows,
@@ -160,7 +162,8 @@ def measure(rows: LabelledRows, bundle: Bundle, intervals: Intervals) -> Evaluat
         ),
         left_out=rows.left_out,
         slices={
-            column: tuple(_slices(rows, values, bundle)) for column, values in rows.slices.items()
+            column: tuple(_slices(rows, values, bundle, every_slice=every_slice))
+            for column, values in rows.slices.items()
         },
     )
     if bundle.task == "regression":
@@ -199,14 +202,16 @@ def main_metrics(predictions: np.ndarray, targets: np.ndarray, bundle: Bundle) -
     return classification_metrics(predictions, targets)
 
 
-def _slices(rows: LabelledRows, values: pa.DictionaryArray, bundle: Bundle) -> Iterable[Slice]:
+def _slices(
+    rows: LabelledRows, values: pa.DictionaryArray, bundle: Bundle, *, every_slice: bool
+) -> Iterable[Slice]:
     names = [*values.dictionary.to_pylist(), None]
     codes = values.indices.fill_null(len(names) - 1).to_numpy()
     counts = np.bincount(codes, minlength=len(names))
     by_code, ends = np.argsort(codes, kind="stable"), np.cumsum(counts)
     for place, code in enumerate(np.argsort(-counts, kind="stable")):
         is_small = bool(counts[code] < FEW_ROWS)
-        if not counts[code] or (is_small and place >= MOST_VALUES):
+        if not counts[code] or (place >= MOST_VALUES and (is_small or not every_slice)):
             break
         here = by_code[ends[code] - counts[code] : ends[code]]
         metrics = main_metrics(rows.predictions[here], rows.targets[here], bundle)

@@ -54,7 +54,8 @@ def evaluate(
     if config.calibration.bundle is not None and bundle.calibration is not None:
         p = calibrated(raw.predictions, bundle.calibration, task=bundle.task)
         rows = replace(raw, predictions=p)
-    result = measure(rows, bundle, config.intervals)
+    every_slice = bool(config.gate.slices_at_least)
+    result = measure(rows, bundle, config.intervals, every_slice=every_slice)
     if config.calibration.bundle is not None:
         result = replace(result, copy=copy_calibrated(config, bundle, raw))
     if config.gate.store is not None:

@@ -18,7 +18,7 @@ from bertray.model.backend import TorchBackend
 from bertray.model.bundle import Bundle
 from bertray.model.calibration import calibrate
 from bertray.model.doubt import FINER, in_doubt
-from bertray.model.forward import Backend, run_batches
+from bertray.model.forward import Backend, Outcome, run_batches
 from bertray.model.pretrained import load_tokenizer, read_config
 from bertray.model.rate import forward_flops
 from bertray.model.settings import EngineSettings
@@ -52,9 +52,9 @@ class EngineStats:
         num_rows: rows asked for.
         num_distinct: of them, those computed: repeats and rows without a text are not.
         num_tokens: of the rows computed; what windows share is counted in each.
-        num_tokens_again: of these, those of rows that the number type left in doubt, which were
-            computed once more in a finer one.
-        num_padded_tokens: what the device computed, padding included.
+        num_padded_tokens: what the device computed for them, padding included.
+        num_tokens_again: what it computed once more, in a finer number type, of rows that were left
+            in doubt; padding included.
         num_batches: forward passes.
         num_flops: operations of the rows computed, padding not counted; see `forward_flops`.
         num_halvings: times that the engine has halved its token budget because memory ran out, now
@@ -67,8 +67,8 @@ class EngineStats:
     num_rows: int = 0
     num_distinct: int = 0
     num_tokens: int = 0
-    num_tokens_again: int = 0
     num_padded_tokens: int = 0
+    num_tokens_again: int = 0
     num_batches: int = 0
     num_flops: float = 0.0
     num_halvings: int = 0
@@ -214,7 +214,9 @@ class Engine:
         """Probabilities of shape (N, C) and status of shape (N,) of rows that hold text."""
         encoded, settings = rows.encoded, self._settings
         row_of = np.repeat(np.arange(len(rows)), rows.num_windows)
-        logits, failures = self._run(self._backend, encoded, stats)
+        logits, outcome = self._run(self._backend, encoded, stats)
+        failures = outcome.failures
+        stats.num_padded_tokens += outcome.num_padded_tokens
         probabilities = self._read(logits, rows)
         if settings.dtype in FINER:
             doubt = in_doubt(
@@ -227,9 +229,9 @@ class Engine:
             doubt[list(failures)] = False
             if doubt.any():
                 again = np.flatnonzero(doubt)
-                logits[again], reasons = self._run(self._finer, take(encoded, again), stats)
-                stats.num_tokens_again += int(encoded.lengths[again].sum())
-                failures |= {int(again[place]): reason for place, reason in reasons.items()}
+                logits[again], outcome = self._run(self._finer, take(encoded, again), stats)
+                stats.num_tokens_again += outcome.num_padded_tokens
+                failures |= {int(again[place]): why for place, why in outcome.failures.items()}
                 probabilities = self._read(logits, rows)
         status = np.full(len(rows), OK, dtype=object)
         status[~np.isfinite(probabilities).all(axis=1)] = NOT_FINITE
@@ -244,8 +246,8 @@ class Engine:
 
     def _run(
         self, backend: Backend, encoded: Encoded, stats: EngineStats
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        """Logits of shape (N, C), and by row why it has none."""
+    ) -> tuple[np.ndarray, Outcome]:
+        """Logits of shape (N, C), and what else came of the batches."""
         with self._computing:
             outcome = run_batches(
                 backend, encoded, max_tokens=self._max_batch_tokens, probe=self._probe
@@ -256,11 +258,10 @@ class Engine:
             stats.num_new_halvings += outcome.num_halvings
         # On CUDA the next call's batches can line up behind these by now.
         logits = outcome.collect(num_rows=len(encoded), num_labels=self._num_labels)
-        stats.num_padded_tokens += outcome.num_padded_tokens
         stats.num_batches += outcome.num_batches
         stats.seconds["transfer"] += outcome.transfer_s
         stats.seconds["compute"] += outcome.compute_s
-        return logits, outcome.failures
+        return logits, outcome
 
     def _read(self, logits: np.ndarray, rows: Rows) -> np.ndarray:
         """Probabilities of shape (N, C) from the logits of the rows' windows."""

@@ -105,6 +105,8 @@ def report(
             seed=source.seed,
         )
     labels = bundle.labels if bundle is not None else None
+    if source.label and labels is None:
+        missing.append(f"Nobody checked that {source.label!r} holds labels that the model knows.")
     content = Content(
         scored=scored,
         profile=profile,

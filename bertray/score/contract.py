@@ -219,7 +219,7 @@ def _fits(found: Any, contract: Contract, standing: Standing) -> bool:
         return False
     spoken = {"model": contract.model, "input": contract.input}
     at_stake = standing.stale or standing.outdated or standing.vanished
-    other_lake = found["input"] != contract.input and at_stake and not standing.done
+    other_lake = _plain(found["input"]) != contract.input and at_stake and not standing.done
     return found | spoken == asdict(contract) and not other_lake
 
 
@@ -278,5 +278,6 @@ def _plain(uri: str) -> str:
     place = storage.without_pattern(uri)
     if storage.is_local(place):
         return str(storage.local_path(place).resolve())
-    files, path = storage.resolve(place)
-    return str(files.unstrip_protocol(path)).rstrip("/")
+    if place.partition("://")[0] in storage.S3_SCHEMES:
+        place = f"s3://{storage.resolve(place)[1]}"
+    return place.rstrip("/")

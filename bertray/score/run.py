@@ -82,7 +82,7 @@ def score(
         if config.output.replace and folder.start_over(
             config.output.path, job.contract, job.standing
         ):
-            job = prepare(config)
+            job = replace(job, standing=job.standing.of_empty_folder())
         storage.sweep(config.output.path, older_than_s=SWEEP_AFTER_S)
         tally = tally_of(job)
         start = time.perf_counter()

@@ -4,7 +4,7 @@ Scoring goes on from here, a dry run and `bertray status` show it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -42,6 +42,11 @@ class Standing:
     outdated: tuple[str, ...]
     vanished: tuple[str, ...]
     index: Index
+
+    def of_empty_folder(self) -> "Standing":
+        """The same plan when all that the folder held has been removed."""
+        pending = self.plan.splits
+        return replace(self, done=(), pending=pending, stale=(), outdated=(), vanished=())
 
 
 def take_stock(

@@ -71,14 +71,13 @@ class Summary:
             if busy[by_helpers] / self.pool.max_helpers > in_actor
             else max(IN_ACTOR, key=lambda name: busy[name])
         )
-        num_computed = stats["num_tokens"] + stats["num_tokens_again"]
-        again = f"{stats['num_tokens_again'] / max(stats['num_tokens'], 1):.1%} of the tokens"
+        computed = max(stats["num_padded_tokens"], 1)
+        again = f"{stats['num_tokens_again'] / computed:.1%} of the tokens"
         return {
             "busy with": ", ".join(f"{name} {value / total:.0%}" for name, value in busy.items())
             + f"; limited by {at_limit}",
             "of torch's matmul rate": f"{stats['num_flops'] / max(stats['matmul_flops'], 1.0):.0%}",
-            "padding": f"{1 - num_computed / max(stats['num_padded_tokens'], 1):.1%}"
-            " of the tokens computed",
+            "padding": f"{1 - stats['num_tokens'] / computed:.1%} of the tokens computed",
             **({"in doubt, computed again": again} if stats["num_tokens_again"] else {}),
             "repeated or empty texts": f"{stats['num_rows'] - stats['num_distinct']:,.0f}",
         }

@@ -57,8 +57,10 @@ def resolve(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return LocalFileSystem(), str(LocalFileSystem._strip_protocol(uri))
-    login, at, _ = rest.partition("@")  # a secret key may hold slashes
-    if at and ":" in login.split("/")[0] and not (scheme not in S3_SCHEMES and PORT.match(login)):
+    login, at, _ = rest.partition("@")  # a secret key may hold slashes; ARNs are no logins
+    host = login.split("/")[0]
+    is_port = scheme not in S3_SCHEMES and PORT.match(login)
+    if at and ":" in host and not (is_port or host.startswith("arn:")):
         raise StorageError(
             f"{scheme}://***@...: a path must not hold credentials; "
             "they come from the environment, a profile or the machine's role"
@@ -216,7 +218,8 @@ def staging(uri: str) -> Iterator[Path]:
     try:
         yield staged
     finally:
-        staged.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that takes nothing lets nothing go; it is swept later
+            staged.unlink(missing_ok=True)
 
 
 def publish(

@@ -75,8 +75,8 @@ TOO_BUSY = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "
 SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 SECRETS = (
     # A secret key may hold slashes; what is a port and a path elsewhere is none on S3.
-    (re.compile(r"(s3a?://)[^/@\s:]+:[^@\s]+@"), r"\1***@"),
-    (re.compile(r"(\w+://)[^/@\s:]+:(?!\d{1,5}/)[^@\s]+@"), r"\1***@"),
+    (re.compile(r"(s3a?://)(?!arn:)[^/@\s:]+:[^@\s]+@"), r"\1***@"),
+    (re.compile(r"(\w+://)(?!arn:)[^/@\s:]+:(?!\d{1,5}/)[^@\s]+@"), r"\1***@"),
     (
         re.compile(
             r"(?i)([?&;](?:sig|[\w-]*(?:token|signature|credential|key|secret|password))=)[^&\s'\"]+"

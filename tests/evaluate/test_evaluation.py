@@ -37,6 +37,7 @@ def measured(
     bundle: Bundle,
     *,
     slices: tuple[str, ...] = (),
+    every_slice: bool = False,
 ) -> Evaluation:
     block = append_predictions(
         pa.table(columns),
@@ -47,7 +48,7 @@ def measured(
         prefix=PREFIX,
     )
     part = take_rows(block, bundle, label="label", slices=slices)
-    return measure(join_rows([part], bundle), bundle, FEW)
+    return measure(join_rows([part], bundle), bundle, FEW, every_slice=every_slice)
 
 
 def sure(best: list[int], missing: tuple[int, ...] = ()) -> np.ndarray:
@@ -121,14 +122,17 @@ def test_slices_add_up_to_all_rows_the_most_frequent_first_and_small_ones_marked
     assert "| a &#124; b | 3 (few) | 1.0000 |" in report
 
 
-def test_all_values_that_enough_rows_have_are_measured_and_the_most_frequent_shown(
+def test_where_the_gate_looks_all_values_that_enough_rows_have_are_measured_and_few_shown(
     bundle: Bundle, config: EvaluateConfig
 ) -> None:
     sources = np.repeat([f"source {number:03}" for number in range(60)], 30).tolist()
     sources += [f"rare {number}" for number in range(9)]
     columns = {"label": pa.array(["bad"] * len(sources)), "source": pa.array(sources)}
     best = [0] * 59 * 30 + [1] * 30 + [0] * 9
-    result = measured(columns, sure(best), [OK] * len(best), bundle, slices=("source",))
+    parts = (columns, sure(best), [OK] * len(best), bundle)
+    few = measured(*parts, slices=("source",)).slices["source"]
+    assert [one.value for one in few] == [f"source {number:03}" for number in range(50)]
+    result = measured(*parts, slices=("source",), every_slice=True)
     found = result.slices["source"]
     assert [one.value for one in found] == [f"source {number:03}" for number in range(60)]
     assert [one.metrics["accuracy"] for one in found] == [1] * 59 + [0]

@@ -76,7 +76,6 @@ def test_close_calls_of_int8_are_computed_in_float32(classifier_folder, monkeypa
         settings = resolve_settings(bundle, device="cpu", backend="onnx", dtype=dtype)
         stats = EngineStats()
         found = Engine(bundle, settings, num_threads=1).predict(texts, stats=stats).probabilities
-        assert stats.num_tokens + stats.num_tokens_again <= stats.num_padded_tokens
         return found, stats.num_tokens_again
 
     exact, none_again = predict("float32")

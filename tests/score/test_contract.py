@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,21 @@ def test_a_place_is_the_same_by_whichever_of_its_names(
     with pytest.raises(OutputError, match="inside the other"):
         check_place(output, source)
     check_place("s3a://lake/in-scored", "s3://lake/in")
+
+
+def test_a_lake_that_was_named_otherwise_when_the_folder_was_begun_is_the_same_lake(
+    tmp_path: Path, bundle: Bundle, fault_proxy: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "without_pattern", lambda uri: uri)
+    contract = contract_of(config(**{"input.path": "s3://lake/in"}), bundle)
+    output = str(tmp_path)
+    as_it_was = replace(contract, input="s3a://lake/in")
+    storage.put_json(storage.join(output, "_contract.json"), asdict(as_it_was))
+    rewritten = standing(Plan((split("a"),), ()), vanished=("old.parquet",))
+    agree(output, contract, rewritten, replace=False)
+    other = replace(contract, input="s3://other/in")
+    with pytest.raises(OutputError, match="s3://other/in"):
+        agree(output, other, rewritten, replace=False)
 
 
 def test_the_manifest_lists_every_file_and_success_stands_only_when_all_are_there(
