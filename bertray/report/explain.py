@@ -19,6 +19,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from bertray.errors import ConfigError, DataError, ModelError
 from bertray.model.bundle import Bundle, load_model
+from bertray.model.calibration import calibrate
 from bertray.model.pretrained import load_tokenizer
 
 FEWEST_STEPS, MOST_STEPS = 32, 1024
@@ -130,8 +131,10 @@ class Explainer:
         if not text.strip() or (pair is not None and not pair.strip()):
             raise DataError("the text is empty; there is nothing to explain")
         texts = [one for one in (text, pair) if one is not None]
+        from_the_end = self._tokenizer.truncation_side == "left"
+        cuts = [max(len(one) - MOST_CHARACTERS, 0) if from_the_end else 0 for one in texts]
         encoding = self._tokenizer(
-            *(one[:MOST_CHARACTERS] for one in texts),
+            *(one[cut : cut + MOST_CHARACTERS] for one, cut in zip(texts, cuts, strict=True)),
             truncation=True,
             max_length=self._bundle.max_length,
             return_tensors="pt",
@@ -152,7 +155,7 @@ class Explainer:
                 probability=self._probability(value),
                 value=value,
                 baseline=baseline,
-                words=_words(by_token.tolist(), words_of, encoding, texts),
+                words=_words(by_token.tolist(), words_of, encoding, texts, cuts),
                 num_steps=num_steps,
                 gap=gap,
                 whole=not encoding[0].overflowing and max(map(len, texts)) <= MOST_CHARACTERS,
@@ -174,7 +177,15 @@ class Explainer:
         if label is not None:
             return labels.index(label)
         with torch.inference_mode():
-            return int(self._model(**inputs).logits[0].argmax())
+            return int(self._logits(**inputs)[0].argmax())
+
+    def _logits(self, **inputs: Tensor) -> Tensor:
+        """Of shape (rows, labels), as scoring reads them."""
+        logits: Tensor = self._model(**inputs).logits.double()
+        calibration = self._bundle.calibration
+        if calibration is None:
+            return logits
+        return calibrate(logits, calibration, task=self._bundle.task)
 
     def _by_token(
         self, inputs: dict[str, Tensor], blank: Tensor, target: int, num_steps: int
@@ -195,7 +206,7 @@ class Explainer:
     ) -> Tensor:
         """What is explained, of shape (rows,)."""
         others_by_name = dict(zip(names, others, strict=True))
-        logits: Tensor = self._model(input_ids=input_ids, **others_by_name).logits.double()
+        logits = self._logits(input_ids=input_ids, **others_by_name)
         ours = logits[:, target]
         if self._bundle.task == "regression":
             scale = self._bundle.scale
@@ -241,13 +252,22 @@ def _words(
     words_of: list[tuple[int, int] | None],
     encoding: BatchEncoding,
     texts: Sequence[str],
+    cuts: Sequence[int],
 ) -> tuple[Word, ...]:
-    """Tokens put together to words, without the spaces around them."""
+    """Tokens put together to words, without the spaces around them.
+
+    Args:
+        attributions: of each token.
+        words_of: as `_word_of_each_token` has them.
+        encoding: of the texts.
+        texts: whole.
+        cuts: characters of each that were left out before it was encoded.
+    """
     spans: dict[tuple[int, int], tuple[int, int, float]] = {}
     for index, (word, attribution) in enumerate(zip(words_of, attributions, strict=True)):
         if word is None:
             continue
-        start, end = encoding[0].offsets[index]
+        start, end = (place + cuts[word[0]] for place in encoding[0].offsets[index])
         first, last, total = spans.get(word, (start, end, 0.0))
         spans[word] = min(first, start), max(last, end), total + attribution
     words = []

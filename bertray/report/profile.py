@@ -139,6 +139,8 @@ def script_of(text: str) -> str:
 def least_sure(probabilities: pa.ChunkedArray) -> np.ndarray:
     """How sure rows are of that of their independent labels that they are least sure of."""
     values = probabilities.combine_chunks()
+    if not len(values):
+        return np.empty(0, np.float32)
     flat = values.flatten().to_numpy().reshape(len(values), -1)
     return np.asarray(np.maximum(flat, 1 - flat).min(axis=1, initial=1.0))
 

@@ -28,7 +28,7 @@ TRANSLATED_BATCH_TOKENS = 2_048
 TOP = 10  # guesses to draw from; those after them seldom fit
 # A translation is about as long as its source; a model that runs on is stopped.
 LONGER, MARGIN = 2, 8
-SENTENCE_END = re.compile(r"((?<=[.!?…])\s+|\s*\n\s*)")
+SENTENCE_END = re.compile(r"((?<=[.!?…])\s+|(?<!\s)\s*\n\s*)")
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class MaskedModel:
         *,
         alpha: float,
     ) -> _Masked:
-        """Hide some words, drawn from those that the model sees whole."""
+        """Hide some words, drawn from those that the model sees whole and apart from others."""
         seen = max((end for _, end in spans), default=0)
-        places = [place for place in find_words(text) if place[1] <= seen]
+        places = _apart([place for place in find_words(text) if place[1] <= seen], spans)
         if not places:
             return _Masked(ids, [], [])
         size = how_many(len(places), alpha=alpha)
@@ -235,6 +235,21 @@ def _of_one_length(lengths: np.ndarray, *, max_tokens: int) -> Iterator[np.ndarr
         rows = np.flatnonzero(lengths == length)
         for batch in plan_batches(lengths[rows], max_tokens=max_tokens):
             yield rows[batch]
+
+
+def _apart(places: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The words that have tokens of their own: of ``u.s.`` as one token there are none."""
+    if not places:
+        return []
+    starts, ends = np.array(places).T
+    of_tokens = np.array(spans)
+    firsts = np.searchsorted(ends, of_tokens[:, 0], side="right")
+    counts = np.searchsorted(starts, of_tokens[:, 1], side="left") - firsts
+    own = np.zeros(len(places), bool)
+    own[firsts[counts == 1]] = True
+    for first, count in zip(firsts[counts > 1], counts[counts > 1], strict=True):
+        own[first : first + count] = False
+    return [places[index] for index in np.flatnonzero(own)]
 
 
 def _draw(

@@ -20,9 +20,11 @@ def find_words(text: str) -> list[tuple[int, int]]:
 
 def replace_words(text: str, words: Mapping[tuple[int, int], str]) -> str:
     """The text with other words at some of its places."""
-    for (start, end), word in sorted(words.items(), reverse=True):
-        text = text[:start] + word + text[end:]
-    return text
+    pieces, last = [], 0
+    for (start, end), word in sorted(words.items()):
+        pieces += [text[last:start], word]
+        last = end
+    return "".join([*pieces, text[last:]])
 
 
 def swap_words(text: str, random: np.random.Generator, *, alpha: float) -> str:
@@ -48,14 +50,14 @@ def delete_words(text: str, random: np.random.Generator, *, alpha: float) -> str
         goes[first] = True
     if goes.all():
         goes[other] = False
-    for place in np.flatnonzero(goes)[::-1]:
+    pieces, last = [], 0
+    for place in np.flatnonzero(goes):
         start, end = places[place]
-        if start and text[start - 1].isspace():
-            start -= 1
-        elif not start and text[end : end + 1].isspace():
-            end += 1
-        text = text[:start] + text[end:]
-    return text
+        pieces.append(text[last : start - (start > 0 and text[start - 1].isspace())])
+        last = end
+    left = "".join([*pieces, text[last:]])
+    is_first_gone = goes[0] and places[0][0] == 0
+    return left[1:] if is_first_gone and left[:1].isspace() else left
 
 
 def replace_by_synonyms(

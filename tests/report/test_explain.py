@@ -25,9 +25,11 @@ from bertray import cli
 from bertray.errors import ConfigError, DataError
 from bertray.model import versions
 from bertray.model.bundle import Bundle, load_model, open_bundle
+from bertray.model.engine import Engine
 from bertray.model.pretrained import load_tokenizer
+from bertray.model.settings import resolve_settings
 from bertray.report.explain import MOST_STEPS, TOLERANCE, Explainer
-from bertray.schema import Scale
+from bertray.schema import Calibration, Scale
 
 COMMON = {
     "vocab_size": 120,
@@ -154,6 +156,35 @@ def test_only_what_the_model_reads_is_explained_and_said_so(make: Make) -> None:
     long = explainer("good film " * 200)
     assert not long.whole
     assert len(long.words) == 62
+
+
+def test_a_text_that_is_cut_at_its_beginning_is_explained_at_its_end(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertray.report.explain.MOST_CHARACTERS", 20)
+    explainer = Explainer(make("bert"))
+    monkeypatch.setattr(explainer._tokenizer, "truncation_side", "left")
+    text = "good film " * 10 + "bad plot"
+    found = explainer(text)
+    assert [text[word.start : word.end] for word in found.words] == [w.text for w in found.words]
+    assert (found.words[-1].text, found.words[-1].end, found.whole) == ("plot", len(text), False)
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        Calibration("temperature", (0.5,), (0.0,), 0.2, 0.1),
+        Calibration("vector", (1.0, 1.0, 1.0), (0.0, 9.0, 0.0), 0.2, 0.1),  # "b" whatever comes
+    ],
+)
+def test_what_is_explained_is_what_scoring_says(make: Make, calibration: Calibration) -> None:
+    bundle = make("bert", calibration=calibration)
+    found = Explainer(bundle)(TEXT)
+    settings = resolve_settings(bundle, device="cpu", backend="torch")
+    (scored,) = Engine(bundle, settings, num_threads=1).predict([TEXT]).probabilities
+    assert found.label == bundle.labels[scored.argmax()]
+    assert found.probability == pytest.approx(scored.max(), abs=1e-5)
+    assert found.complete
 
 
 def test_steps_are_doubled_until_the_words_add_up(

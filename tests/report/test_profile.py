@@ -47,6 +47,17 @@ def test_rows_of_several_labels_are_counted_by_the_set_and_the_least_sure_label(
     assert found.counts["confidence"] == {"0.7": 1, "0.8": 1, "0.9": 1}
 
 
+def test_a_night_without_a_prediction_has_a_profile() -> None:
+    rows = scored(["a", "b"], [[0.9, 0.8], [0.9, 0.3]], task="multi_label")
+    none = rows.set_column(
+        rows.schema.get_field_index("probabilities"),
+        "probabilities",
+        pa.nulls(2, pa.list_(pa.float32())),
+    )
+    found = profile_of(none, task="multi_label")
+    assert not found.has_predictions
+
+
 def test_scores_of_any_unit_and_sign_have_bins() -> None:
     rows = scored(["a"] * 4, [[1_234.0], [-3e9], [0.0], [2.5]], task="regression")
     found = profile_of(rows, task="regression").counts["score"]

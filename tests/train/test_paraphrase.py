@@ -1,5 +1,6 @@
 """Random models say nonsense; what is promised holds all the same."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from bertray.errors import ModelError
-from bertray.train.paraphrase import BackTranslation, MaskedModel
+from bertray.train.paraphrase import SENTENCE_END, BackTranslation, MaskedModel, _apart
 from bertray.train.words import find_words
 
 TEXTS = ["The plot was good, not GREAT!", "awful", "good " * 60, "...", "a bad film.\nGood actor?"]
@@ -52,6 +53,13 @@ def test_words_that_the_model_does_not_see_stay(masked: MaskedModel) -> None:
     assert changed(TEXTS[2], text) == list(range(30))  # of 32 tokens two are special
 
 
+def test_words_that_share_a_token_or_have_none_are_left_alone() -> None:
+    """As in "the u.s. \u200dx is big", where "u.s." is one token, and the x is thrown away."""
+    places = [(0, 3), (4, 5), (6, 7), (10, 11), (12, 14), (15, 18)]
+    spans = [(0, 0), (0, 3), (3, 8), (11, 14), (14, 16), (16, 18), (0, 0)]
+    assert _apart(places, spans) == [(0, 3), (12, 14), (15, 18)]
+
+
 def test_a_row_is_rewritten_the_same_whatever_stands_beside_it(masked: MaskedModel) -> None:
     together = masked.rewrite(TEXTS, randoms(), alpha=0.3, num_copies=2)
     alone = [
@@ -84,6 +92,16 @@ def test_sentences_are_translated_one_by_one_and_the_space_between_them_stays(
     one, two = (translation.rewrite([text], num_copies=1)[0][0] for text in ("a film.", "bad!"))
     [[both]] = translation.rewrite([" a film.  bad!\n"], num_copies=1)
     assert both == f" {one}  {two}\n"
+
+
+def test_a_run_of_spaces_takes_no_longer_than_its_length() -> None:
+    start = time.process_time()
+    assert SENTENCE_END.split("a" + " " * 200_000 + "b \n c") == [
+        "a" + " " * 200_000 + "b",
+        " \n ",
+        "c",
+    ]
+    assert time.process_time() - start < 10  # quadratic, it takes minutes
 
 
 def test_copies_are_further_translations(translation: BackTranslation) -> None:
