@@ -109,9 +109,13 @@ def nightly(words: Words = None, dry_run: DryRun = False) -> None:
     """Score what is new, say on one page what it is like, and tell whoever is on call."""
     config = _config(NightlyConfig, words)
     if dry_run:
+        from bertray.nightly.checks import check, check_challenger
         from bertray.nightly.run import choose_model
 
-        _show_outlook(choose_model(config, notes=[])[0])
+        job, bundle = choose_model(config, notes=[])
+        check(config, bundle)
+        check_challenger(config)
+        _show_outlook(job)
         return
     from bertray.console.nightly import table_of
     from bertray.console.score import ScoreView

@@ -18,6 +18,7 @@ from bertray.config import NightlyConfig, ReportConfig, ScoreConfig
 from bertray.model.bundle import Bundle, open_bundle
 from bertray.nightly.alert import send_alert
 from bertray.nightly.challenger import challenge
+from bertray.nightly.checks import check
 from bertray.nightly.history import (
     ID,
     INDEX,
@@ -91,6 +92,7 @@ def nightly(
         said = challenge(config.challenger)
         notes = [said] if said is not None else []
         job, bundle = choose_model(config, notes)
+        check(config, bundle)
         summary = score(job, on_progress=on_progress, on_wait=on_wait)
         digests = astuple(read_contract(config.output.path).digests)
         alike = [night for night in nights if night.digests == digests]

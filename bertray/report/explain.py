@@ -126,8 +126,12 @@ class Explainer:
             label: to explain; the most probable one by default.
 
         Raises:
-            DataError: nothing to classify is in there, or the model does not know the label.
+            DataError: nothing to classify is in there, or the model does not know the label, or
+                was trained on pairs where this is none, or the other way round.
         """
+        if self._bundle.takes_pairs not in (None, pair is not None):
+            kind = "pairs: give a second text" if pair is None else "single texts: leave out one"
+            raise DataError(f"{self._bundle.source} was trained on {kind} (--pair)")
         if not text.strip() or (pair is not None and not pair.strip()):
             raise DataError("the text is empty; there is nothing to explain")
         texts = [one for one in (text, pair) if one is not None]

@@ -223,14 +223,21 @@ def find_profile(path: str, config: ReportConfig, unknown: UnknownShares | None)
     return night_profile(night, rows, unknown)
 
 
-def find_evaluation(path: str | None) -> dict[str, object] | None:
-    """metrics.json of an evaluation."""
+def find_evaluation(path: str | None, *, key: str = "input.evaluation") -> dict[str, object] | None:
+    """metrics.json of an evaluation.
+
+    Args:
+        path: its output folder.
+        key: the setting that names it, for messages.
+
+    Raises:
+        DataError: there is none.
+    """
     if path is None:
         return None
     found = storage.get_json(storage.join(path, "metrics.json"))
     if not isinstance(found, dict):
         raise DataError(
-            f"input.evaluation={path}: no metrics.json in there; name an output.path of "
-            "bertray evaluate"
+            f"{key}={path}: no metrics.json in there; name an output.path of bertray evaluate"
         )
     return found

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -255,6 +256,30 @@ def test_a_model_that_has_moved_is_looked_for_where_it_is_now(lake: Lake, tmp_pa
     outcome = lake.night()
     assert outcome.report is not None
     assert outcome.report.num_examples > 0
+
+
+@pytest.mark.parametrize(
+    ("word", "wrong"),
+    [
+        ("night.label=nolabel", "no column 'nolabel'.*set night.label"),
+        ("night.evaluation=nowhere", "night.evaluation=nowhere: no metrics.json"),
+        ("alert.webhook=secret", "alert.webhook: expected a URL that begins with https"),
+        ("input.columns=[] explain.num_rows=1", "explain.num_rows: .* will not hold .* 'text'"),
+        ("challenger.train=no.yaml challenger.evaluate=no.yaml", "no.yaml"),
+    ],
+)
+def test_what_a_night_cannot_do_at_its_end_is_said_before_a_row_is_scored(
+    lake: Lake, capsys: pytest.CaptureFixture[str], word: str, wrong: str
+) -> None:
+    lake.grow("a")
+    fixed = [f"input.path={lake.root / 'in'}", f"output.path={lake.root / 'out'}"]
+    words = [*lake.words, *fixed, *word.split()]
+    for options in [["--dry-run"], []] if "challenger" not in word else [["--dry-run"]]:
+        assert cli.main(["nightly", *words, *options]) == 2
+        said = capsys.readouterr().err
+        assert re.search(wrong, said)
+        assert "secret" not in said
+    assert not list(lake.root.glob("out/*"))
 
 
 def test_a_night_whose_few_labels_are_all_wrong_is_reported(lake: Lake) -> None:

@@ -134,6 +134,13 @@ def test_both_texts_of_a_pair_are_explained(make: Make) -> None:
     assert found.complete
 
 
+@pytest.mark.parametrize("takes_pairs", [True, False])
+def test_a_pair_is_for_models_of_pairs(make: Make, takes_pairs: bool) -> None:
+    explainer = Explainer(make("bert", takes_pairs=takes_pairs))
+    with pytest.raises(DataError, match="was trained on pairs|was trained on single texts"):
+        explainer("good", None if takes_pairs else "bad")
+
+
 def test_an_independent_label_is_explained_by_itself(make: Make) -> None:
     bundle = make("bert", task="multi_label")
     found = Explainer(bundle)(TEXT, label="c")
