@@ -137,7 +137,7 @@ def test_both_texts_of_a_pair_are_explained(make: Make) -> None:
 @pytest.mark.parametrize("takes_pairs", [True, False])
 def test_a_pair_is_for_models_of_pairs(make: Make, takes_pairs: bool) -> None:
     explainer = Explainer(make("bert", takes_pairs=takes_pairs))
-    with pytest.raises(DataError, match="was trained on pairs|was trained on single texts"):
+    with pytest.raises(DataError, match="was trained on"):
         explainer("good", None if takes_pairs else "bad")
 
 
