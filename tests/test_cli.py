@@ -92,7 +92,7 @@ def test_a_config_may_lie_in_a_folder_of_a_partition(
     (tmp_path / "day=1/score.yaml").write_text("model: {path: m}\nwrong: {such: key}\n")
     code, message = run(capsys, "score", f"{tmp_path}/day=1/score.yaml", "pool.max_actors=2")
     assert code == 2
-    assert "unknown key 'wrong" in message
+    assert "no section 'wrong'" in message
 
 
 @pytest.mark.parametrize(

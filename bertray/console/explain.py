@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from bertray.console.view import MOST_NAMES, facts
+from bertray.console.view import MOST_NAMES, Facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ def show_explanation(explanation: "Explanation", texts: "Sequence[str]") -> None
                 weight = "bold " if share >= STRONG else ""
                 shown.stylize(f"{weight}{colour}", word.start, word.end)
         console.print(shown)
-    table = facts("")
+    table = Facts("")
     table.add_row("label", f"{escape(explanation.label)}, {explanation.probability:.4g}")
     words = sorted(explanation.words, key=lambda word: -abs(word.attribution))[:MOST_NAMES]
     listed = ", ".join(f"{word.text} {word.attribution:+.2f}" for word in words)
@@ -40,4 +40,4 @@ def show_explanation(explanation: "Explanation", texts: "Sequence[str]") -> None
         table.add_row("off that by", f"{explanation.gap:+.3f} after {explanation.num_steps} steps")
     if not explanation.whole:
         table.add_row("not read", "what is behind the longest input of the model")
-    console.print(table)
+    console.print(table, crop=False)
