@@ -1,7 +1,7 @@
 """Every setting of every command, with its default and its meaning, and how a job's config is read.
 
 Precedence: defaults < YAML file < ``key=value`` on the command line. Nothing is read from the
-environment. An unknown key is an error that names the nearest known one.
+environment. An unknown key is an error that says what there is.
 """
 
 from bertray.config.augmentation import Augmentation, Distillation, Method
