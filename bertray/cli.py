@@ -186,13 +186,15 @@ def explain(
     from bertray.model.bundle import open_bundle
     from bertray.report.explain import Explainer
 
-    found = Explainer(open_bundle(model, key="MODEL", root=store))(text, pair, label=label)
-    show_explanation(found, (text, *(() if pair is None else (pair,))))
+    bundle = open_bundle(model, key="MODEL", root=store)
+    found = Explainer(bundle)(text, pair, label=label)
+    unit = "score" if bundle.task == "regression" else "log-odds"
+    show_explanation(found, (text, *(() if pair is None else (pair,))), unit=unit)
 
 
 @app.command()
 def doctor(words: Words = None) -> None:
-    """Check versions, devices, the cluster; with a config of score or nightly, its model and input."""
+    """Check versions, devices, the cluster; by a config of score or nightly, model and input."""
     config = _config(NightlyConfig, words) if words else None
     from bertray.console.doctor import show_findings
     from bertray.doctor import examine
