@@ -68,6 +68,22 @@ def test_advice_on_an_unknown_key_is_near_or_a_list(job: str, word: str, wanted:
     assert wanted in str(error.value).replace("\n", " ")
 
 
+def test_a_file_of_another_command_is_told_by_its_sections_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text("data: {train: t}\noptim: {learning_rate: 1e-4}\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(ScoreConfig, file, SCORE)
+    assert str(error.value) == (
+        f"{file}: no section 'data', 'optim' in bertray score "
+        "(model, text, input, abstain, pool, output)"
+    )
+
+
+def test_a_value_where_there_are_keys_too_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"model\.path: model has the value '/m' and so no keys"):
+        load_config(ScoreConfig, None, ["model=/m", "model.path=/m"])
+
+
 def test_a_key_with_a_dot_in_a_file_is_shown_as_yaml(tmp_path: Path) -> None:
     file = tmp_path / "score.yaml"
     file.write_text("model.path: m\n")

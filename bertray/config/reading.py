@@ -193,7 +193,9 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{key}: {section!r} is not a section")
+            raise ConfigError(
+                f"{key}: {section} has the value {values!r} and so no keys; leave one of them out"
+            )
     values[last] = value
 
 
@@ -209,19 +211,26 @@ def describe(
         origin: where they come from.
     """
     lines: list[str] = []
+    strangers: list[str] = []
     problems: dict[str, list[ErrorDetails]] = {}
     for problem in error.errors():
         key = _key_of(problem["loc"], values)
         if problem["type"] == "extra_forbidden":
-            lines.append(_unknown(schema, key, problem["input"]))
+            is_section = len(problem["loc"]) == 1 and isinstance(problem["input"], dict)
+            if is_section:
+                strangers.append(key)
+            else:
+                lines.append(unknown_key(schema, key))
         elif problem["type"] == "missing" and isinstance(problem["loc"][-1], str):
             missing = f"{key}.{problem['loc'][-1]}".removeprefix(".")
-            lines.append(f"{' and '.join(_required(schema, missing))} must be given")
+            lines.append(f"{' and '.join(_required(schema, missing)) or missing} must be given")
         else:
             problems.setdefault(key, []).append(problem)
     for key, found in problems.items():
         if not any(other.startswith(f"{key}.") for other in problems if key):
             lines.append(_unfit(schema, key, found))
+    if strangers:
+        lines.insert(0, _unknown_sections(schema, strangers))
     return f"{origin}: " + "\n  ".join(lines)
 
 
@@ -256,44 +265,42 @@ def _wanted(problem: "ErrorDetails") -> str:
     return KINDS.get(kind) or problem["msg"]
 
 
-def _unknown(schema: type[Section], key: str, value: Any) -> str:
-    """What to write in place of a key or a section that there is none of."""
+def unknown_key(schema: type[Section], key: str) -> str:
+    """What to write in place of a key that there is none of."""
     known = [name for name, _ in known_keys(schema)]
     section, dot, last = key.rpartition(".")
-    other = SYNONYMS.get(key) or SYNONYMS.get(last)
-    if other in known and not isinstance(value, dict):
-        return f"unknown key {key!r}; did you mean {other!r}?"
     if dot and key in known:
         return f"unknown key {key!r}: in a file write `{section}:`, and below it `{last}: ...`"
-    sections = list(schema.model_fields)
-    if isinstance(value, dict) and not dot:
-        near = difflib.get_close_matches(key, sections, n=1, cutoff=0.6)
-        if near:
-            return f"no section {key!r}; did you mean {near[0]!r}?"
-        command = (schema.__doc__ or "").partition(":")[0].strip("`")
-        return f"no section {key!r} in {command} ({', '.join(sections)})"
-    near = difflib.get_close_matches(key, _keys_below(schema, section), n=1, cutoff=0.6)
-    near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    beside = _keys_below(schema, section)
+    near = [name for name in (SYNONYMS.get(key), SYNONYMS.get(last)) if name in known]
     if not dot:  # a key without its section
-        near = [name for name in known if name.endswith(f".{key}")] or near
+        near += [name for name in known if name.endswith(f".{key}")]
+    near += difflib.get_close_matches(key, beside, n=1, cutoff=0.6)
+    near += difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if near:
         return f"unknown key {key!r}; did you mean {near[0]!r}?"
-    beside = [name.rpartition(".")[2] for name in _keys_below(schema, section)] or sections
-    return f"unknown key {key!r}; known are {', '.join(beside)}"
+    names = [name.rpartition(".")[2] for name in beside] or list(schema.model_fields)
+    return f"unknown key {key!r}; known are {', '.join(names)}"
+
+
+def _unknown_sections(schema: type[Section], sections: Sequence[str]) -> str:
+    known = list(schema.model_fields)
+    near = [difflib.get_close_matches(section, known, n=1, cutoff=0.6) for section in sections]
+    found = f"no section {', '.join(map(repr, sections))}"
+    if all(near):
+        return f"{found}; did you mean {', '.join(repr(names[0]) for names in near)}?"
+    command = (schema.__doc__ or "").partition(":")[0].strip("`")
+    return f"{found} in {command} ({', '.join(known)})"
 
 
 def _key_of(loc: tuple[int | str, ...], values: Any) -> str:
     """The dotted key of a pydantic location, without the union members and list indices tried."""
     parts = []
     for part in map(str, loc):
-        named = (
-            {str(name): value for name, value in values.items()}
-            if isinstance(values, Mapping)
-            else {}
-        )
+        named = {str(name): name for name in values} if isinstance(values, Mapping) else {}
         if part in named:
             parts.append(part)
-            values = named[part]
+            values = values[named[part]]
     return ".".join(parts)
 
 
