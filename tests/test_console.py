@@ -7,9 +7,11 @@ from bertray.cluster import Resources
 from bertray.config import Pool, ScoreConfig, load_config
 from bertray.console import score
 from bertray.console.doctor import show_findings
+from bertray.console.explain import show_explanation
 from bertray.console.score import LOG_EVERY_S, ScoreView
 from bertray.console.status import show_status
 from bertray.doctor import Finding
+from bertray.report.explain import Explanation, Word
 from bertray.score.plan import BadShard
 from bertray.score.pool import plan_pool
 from bertray.score.status import Status
@@ -85,6 +87,24 @@ def test_no_path_is_broken_however_long(capsys: pytest.CaptureFixture[str]) -> N
     assert f"{path}y.parquet: its shard has changed" in printed
     assert show_findings([Finding("input", path, advice=path)])
     assert capsys.readouterr().out == f"ok  input: {path}\n    {path}\n"
+
+
+@pytest.mark.parametrize("unit", ["log-odds", "score"])
+def test_an_explanation_says_what_its_numbers_are(
+    unit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (Word("dull", 0, 4, False, 4.0), Word(",", 4, 5, False, 0.77))
+    found = Explanation("bad", 0.99, 5.0, 0.23, words, 32, 0.0, True)
+    show_explanation(found, ["dull, [x]"], unit=unit)
+    text, *rows = capsys.readouterr().out.splitlines()
+    assert text == "dull, [x]"
+    shown = [" ".join(row.split()) for row in rows]
+    assert shown == [
+        "label bad, 0.99",
+        "strongest words dull +4.00, ',' +0.77",
+        f"what each adds to the {unit}: above 0 (green) for the label, below (red) against it",
+        f"all words together +4.77 {unit} over the same text with every word masked",
+    ]
 
 
 def test_a_run_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) -> None:
