@@ -22,6 +22,7 @@ from bertray.config import (
     ScoreConfig,
     Section,
     TrainConfig,
+    known_keys,
     load_config,
 )
 from bertray.errors import BertrayError, ConfigError
@@ -31,7 +32,12 @@ YAML = (".yaml", ".yml")
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[CONFIG.yaml] [key=value ...]", show_default=False),
+    typer.Argument(
+        metavar="[CONFIG.yaml] [key=value ...]",
+        show_default=False,
+        help="A config file and settings over it, or settings alone, as in job.yaml "
+        "output.path=/lake/out. All keys: docs/configuration.md.",
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done and how long; write nothing.")
@@ -146,7 +152,12 @@ def status(
 def report(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[OUTPUT | CONFIG.yaml] [key=value ...]", show_default=False),
+        typer.Argument(
+            metavar="[OUTPUT | CONFIG.yaml] [key=value ...]",
+            show_default=False,
+            help="An output.path of score, or a config file, and settings over it, as in "
+            "scored/ explain.num_rows=0. All keys: docs/configuration.md.",
+        ),
     ] = None,
 ) -> None:
     """Put what a scored folder holds, what drifted, and why on one HTML page."""
@@ -164,7 +175,7 @@ def report(
 @app.command()
 def explain(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="What model.path takes.")],
-    text: Annotated[str, typer.Argument(metavar="TEXT")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help='In quotes, as in "a dull film".')],
     pair: Annotated[str | None, typer.Option(help="The second text, for models of pairs.")] = None,
     label: Annotated[
         str | None, typer.Option(help="Explain this label. Default: the most probable one.")
@@ -179,14 +190,16 @@ def explain(
     from bertray.model.bundle import open_bundle
     from bertray.report.explain import Explainer
 
-    found = Explainer(open_bundle(model, key="MODEL", root=store))(text, pair, label=label)
-    show_explanation(found, (text, *(() if pair is None else (pair,))))
+    bundle = open_bundle(model, key="MODEL", root=store)
+    found = Explainer(bundle)(text, pair, label=label)
+    unit = "score" if bundle.task == "regression" else "log-odds"
+    show_explanation(found, (text, *(() if pair is None else (pair,))), unit=unit)
 
 
 @app.command()
 def doctor(words: Words = None) -> None:
-    """Check versions, devices, the cluster, and that the model and the input can be reached."""
-    config = _config(ScoreConfig, words) if words else None
+    """Check versions, devices, the cluster; by a config of score or nightly, model and input."""
+    config = _config(NightlyConfig, words) if words else None
     from bertray.console.doctor import show_findings
     from bertray.doctor import examine
 
@@ -208,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a usage error
-            typer.echo(f"bertray: {error.format_message()}", err=True)
+            typer.echo(f"bertray: {error.format_message()}{_advice(error)}", err=True)
             return 2
         if _state["debug"]:
             raise
@@ -219,6 +232,19 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return BUG
     return result if isinstance(result, int) else DONE
+
+
+def _advice(error: Exception) -> str:
+    """What to write in place of words that the command line does not take."""
+    option = getattr(error, "option_name", None)
+    command = getattr(getattr(getattr(error, "ctx", None), "command", None), "name", None)
+    if option in ("--debug", "--version"):
+        return f"; it goes before the command: bertray {option} {command} ..."
+    if option is not None and "." in option:
+        return f"; settings are written without dashes: {option.lstrip('-').partition('=')[0]}=..."
+    if command == "explain" and "extra argument" in str(error):
+        return '; put the text in quotes, as in bertray explain MODEL "a dull film"'
+    return ""
 
 
 def _show_outlook(config: ScoreConfig) -> None:
@@ -234,6 +260,10 @@ def _config(schema: type[C], words: list[str] | None) -> C:
     _log()
     files = [word for word in words or () if not _is_setting(word, schema)]
     settings = [word for word in words or () if _is_setting(word, schema)]
+    keys = {key for key, _ in known_keys(schema)}
+    for word in files:
+        if word in keys:
+            raise ConfigError(f"{word} is a setting; write {word}=... with its value, no blanks")
     if len(files) > 1:
         raise ConfigError(f"one config file at most, found {', '.join(files)}")
     return load_config(schema, files[0] if files else None, settings)
@@ -251,4 +281,6 @@ def _log() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=level)
     logging.getLogger("bertray").setLevel(logging.DEBUG if _state["debug"] else logging.INFO)
     if not _state["debug"]:
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        # The hub's client says of each try that it failed; its own level it sets when imported.
+        for library in ("ray", "huggingface_hub.utils._http"):
+            logging.getLogger(library).setLevel(logging.ERROR)

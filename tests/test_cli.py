@@ -1,4 +1,5 @@
 import errno
+import logging
 import os
 import resource
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from huggingface_hub.utils import logging as hub_logging
 
 from bertray import cli
 from bertray.config import ReportConfig, TrainConfig
@@ -52,10 +54,46 @@ def test_help_answers_in_under_a_second_without_ray_or_torch() -> None:
     assert min(times) < 1.0
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "score", "report", "doctor"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "score", "report", "nightly", "doctor"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
-    assert "key=value" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "key=value" in printed
+    assert "docs/configuration.md" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("score --debug", "it goes before the command: bertray --debug score ..."),
+        ("train --model.base=x", "settings are written without dashes: model.base=..."),
+        ("score model.path X", "model.path is a setting; write model.path=... with its value"),
+        ("explain M a dull film", 'put the text in quotes, as in bertray explain MODEL "a dull'),
+    ],
+)
+def test_words_in_the_wrong_form_are_answered_with_the_right_one(
+    words: str, wanted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, message = run(capsys, *words.split())
+    assert code == 2
+    assert wanted in message
+
+
+def test_doctor_takes_the_config_of_a_night(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = []
+    monkeypatch.setattr("bertray.doctor.examine", lambda config: seen.append(config) or [])
+    (tmp_path / "night.yaml").write_text("night: {sample_rows: 9}\nalert: {on: always}\n")
+    words = [str(tmp_path / "night.yaml"), *score_words("m", "i", "o")]
+    assert cli.main(["doctor", *words]) == 0
+    assert seen[0].model.path == "m"
+
+
+def test_each_try_to_reach_the_hub_is_not_told() -> None:
+    cli._log()
+    hub_logging.set_verbosity_warning()  # as when it is imported
+    assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)
 
 
 def test_an_unknown_command_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +130,7 @@ def test_a_config_may_lie_in_a_folder_of_a_partition(
     (tmp_path / "day=1/score.yaml").write_text("model: {path: m}\nwrong: {such: key}\n")
     code, message = run(capsys, "score", f"{tmp_path}/day=1/score.yaml", "pool.max_actors=2")
     assert code == 2
-    assert "unknown key 'wrong" in message
+    assert "no section 'wrong'" in message
 
 
 @pytest.mark.parametrize(

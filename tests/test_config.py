@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,64 @@ def test_every_key_can_be_given_on_the_command_line_alone() -> None:
         ("model.pth=x", "model.path"),
         ("input.txt=x", "input.text"),
         ("pool.max_actor=2", "pool.max_actors"),
-        ("outpt.path=x", "output.path"),
+        ("max_actors=2", "pool.max_actors"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(word: str, near: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown key .*did you mean '{near}'"):
         load_config(ScoreConfig, None, [*SCORE, word])
+
+
+@pytest.mark.parametrize(
+    ("job", "word", "wanted"),
+    [
+        ("train", "optim.lr=1", "unknown key 'optim.lr'; did you mean 'optim.learning_rate'?"),
+        ("train", "lr=1", "did you mean 'optim.learning_rate'?"),
+        ("train", "training.batch_size=8", "did you mean 'training.per_device_batch_size'?"),
+        ("train", "training.epochs=8", "did you mean 'training.num_epochs'?"),
+        ("train", "scaling.gpus=2", "did you mean 'scaling.num_workers'?"),
+        ("train", "scaling.num_gpus=2", "did you mean 'scaling.num_workers'?"),
+        ("train", "model.path=m", "did you mean 'model.base'?"),
+        ("score", "outpt.path=x", "no section 'outpt'; did you mean 'output'?"),
+        (
+            "score",
+            "data.path=x",
+            "no section 'data' in bertray score (model, text, input, abstain, pool, output)",
+        ),
+        (
+            "score",
+            "pool.zzz=1",
+            "unknown key 'pool.zzz'; known are min_actors, max_actors, num_gpus, num_threads",
+        ),
+    ],
+)
+def test_advice_on_an_unknown_key_is_near_or_a_list(job: str, word: str, wanted: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(JOBS[job], None, [word])
+    assert wanted in str(error.value).replace("\n", " ")
+
+
+def test_a_file_of_another_command_is_told_by_its_sections_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text("data: {train: t}\noptim: {learning_rate: 1e-4}\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(ScoreConfig, file, SCORE)
+    assert str(error.value) == (
+        f"{file}: no section 'data', 'optim' in bertray score "
+        "(model, text, input, abstain, pool, output)"
+    )
+
+
+def test_a_value_where_there_are_keys_too_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"model\.path: model has the value '/m' and so no keys"):
+        load_config(ScoreConfig, None, ["model=/m", "model.path=/m"])
+
+
+def test_a_key_with_a_dot_in_a_file_is_shown_as_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "score.yaml"
+    file.write_text("model.path: m\n")
+    with pytest.raises(ConfigError, match=r"write `model:`, and below it `path: \.\.\.`"):
+        load_config(ScoreConfig, file, SCORE)
 
 
 def test_a_missing_key_is_named() -> None:
@@ -48,8 +101,12 @@ def test_a_missing_key_is_named() -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("pool.max_actors=0", r"pool\.max_actors=0: .*greater than or equal to 1"),
-        ("pool.max_actors=many", r"pool\.max_actors='many'"),
+        ("pool.max_actors=0", r"pool\.max_actors=0: expected at least 1"),
+        ("pool.max_actors=many", r"pool\.max_actors='many': expected a whole number$"),
+        ("pool.num_gpus=many", r"pool\.num_gpus='many': expected a number or 'auto'$"),
+        ("model=/tmp/x", r"model: expected a section with keys, such as model: \{path: \.\.\.\}"),
+        ("output.replace=perhaps", r"output\.replace='perhaps': expected true or false"),
+        ("pool.num_gpus=null", r"pool\.num_gpus not given: expected a number or .auto."),
         ("pool.num_gpus=-1", r"pool\.num_gpus=-1"),
         ("model.dtype=float8", r"model\.dtype='float8'"),
         ("model.max_length=none", r"model\.max_length='none'"),
@@ -59,7 +116,66 @@ def test_a_missing_key_is_named() -> None:
 )
 def test_a_bad_value_names_its_key(word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_config(ScoreConfig, None, [*SCORE, word])
+        load_config(ScoreConfig, None, [word] if word.startswith("model=") else [*SCORE, word])
+
+
+@pytest.mark.parametrize(
+    ("job", "word", "line"),
+    [
+        ("train", "text.stride=3", "text.stride is for text.long=window, not truncate"),
+        (
+            "train",
+            "scaling.num_workers=auto",
+            "scaling.num_workers='auto': expected a whole number or a list, as in 2 or [2, 8]",
+        ),
+        (
+            "train",
+            "scaling.num_workers=[1, 2, 3]",
+            "scaling.num_workers=[1, 2, 3]: expected at most 2 values, as in 2 or [2, 8]",
+        ),
+        (
+            "train",
+            "augmentation.translation_models=[a]",
+            "augmentation.translation_models=['a']: expected one value more",
+        ),
+        (
+            "train",
+            "training.class_weights={0: heavy}",
+            "training.class_weights.0='heavy': expected a number",
+        ),
+        (
+            "train",
+            "training.class_weights=3",
+            "training.class_weights=3: expected 'balanced' or a mapping, as in {name: value}",
+        ),
+        (
+            "evaluate",
+            "gate.at_least.accuracy=high",
+            "gate.at_least.accuracy='high': expected a number",
+        ),
+        (
+            "evaluate",
+            "gate.name=x",
+            "gate.store not given, gate.name=x: they go together; give both",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_one_line_in_our_words(
+    job: str, word: str, line: str
+) -> None:
+    words = {"train": TRAIN, "evaluate": ["model.path=m", "data.path=d", "output.path=o"]}[job]
+    with pytest.raises(ConfigError) as error:
+        load_config(JOBS[job], None, [*words, word])
+    assert str(error.value) == f"the command line: {line}"
+
+
+def test_each_key_that_is_wrong_has_a_line() -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(ScoreConfig, None, [*SCORE, "pool.max_actors=x", "pool.num_gpus=x"])
+    assert [line.split("=")[0].split()[-1] for line in str(error.value).splitlines()] == [
+        "pool.max_actors",
+        "pool.num_gpus",
+    ]
 
 
 def test_settings_that_exclude_each_other_are_named() -> None:
@@ -118,6 +234,66 @@ def test_labels_that_yaml_reads_as_something_else_have_their_names(
     assert config.training.class_weights == wanted
     with pytest.raises(ConfigError, match=r"training\.class_weights"):
         load_config(TrainConfig, None, [*TRAIN, "training.class_weights={0.5: 1}"])
+
+
+REQUIRED = {
+    "train": TRAIN,
+    "evaluate": ["model.path=m", "data.path=d", "output.path=o"],
+    "score": SCORE,
+    "report": ["input.path=i"],
+    "nightly": SCORE,
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_key_can_be_written_in_a_file_as_it_stands(job: str, tmp_path: Path) -> None:
+    config = load_config(JOBS[job], None, REQUIRED[job])
+    file = tmp_path / "all.yaml"
+    with file.open("w") as out:
+        for section, keys in config.model_dump(mode="json").items():
+            out.write(f"{section}:\n")
+            for key, value in keys.items():
+                out.write(f"  {key}: {json.dumps(value)}\n")
+    assert load_config(JOBS[job], file) == config
+
+
+def test_words_that_older_yaml_takes_for_switches_are_text(tmp_path: Path) -> None:
+    file = tmp_path / "night.yaml"
+    file.write_text("alert:\n  on: always\n")
+    assert load_config(JOBS["nightly"], file, SCORE).model_dump()["alert"]["on"] == "always"
+    file.write_text("training:\n  class_weights: {yes: 4, no: 1, Off: 2}\n")
+    weights = load_config(TrainConfig, file, TRAIN).training.class_weights
+    assert weights == {"yes": 4, "no": 1, "Off": 2}
+    word = "training.class_weights={yes: 4}"
+    assert load_config(TrainConfig, None, [*TRAIN, word]).training.class_weights == {"yes": 4}
+    file.write_text("tracking: {mlflow: no}\n")
+    with pytest.raises(ConfigError, match=r"tracking\.mlflow=no: write true, false or"):
+        load_config(TrainConfig, file, TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "key", "first"),
+    [
+        ("input: {path: i}\npool: {}\ninput: {text: t}\n", 3, "input", 1),
+        ("input:\n  path: i\n  text: t\n  path: j\n", 4, "path", 2),
+    ],
+)
+def test_a_key_that_is_in_a_file_twice_is_refused(
+    content: str, line: int, key: str, first: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "score.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError) as error:
+        load_config(ScoreConfig, file, SCORE)
+    assert str(error.value) == (
+        f"{file}: line {line}: {key!r} is in line {first} already; put both together"
+    )
+
+
+def test_a_section_whose_keys_are_all_commented_out_is_empty(tmp_path: Path) -> None:
+    file = tmp_path / "score.yaml"
+    file.write_text("model: {path: m}\npool:\n  # max_actors: 2\n")
+    assert load_config(ScoreConfig, file, [*SCORE, "pool.max_actors=3"]).pool.max_actors == 3
 
 
 def test_nothing_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

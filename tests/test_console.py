@@ -6,8 +6,15 @@ import pytest
 from bertray.cluster import Resources
 from bertray.config import Pool, ScoreConfig, load_config
 from bertray.console import score
+from bertray.console.doctor import show_findings
+from bertray.console.explain import show_explanation
 from bertray.console.score import LOG_EVERY_S, ScoreView
+from bertray.console.status import show_status
+from bertray.doctor import Finding
+from bertray.report.explain import Explanation, Word
+from bertray.score.plan import BadShard
 from bertray.score.pool import plan_pool
+from bertray.score.status import Status
 from bertray.score.summary import Progress, Summary
 
 CONFIG = load_config(ScoreConfig, None, ["model.path=m", "input.path=i", "output.path=o"])
@@ -51,6 +58,53 @@ def test_the_summary_tells_rows_labels_and_what_was_not_scored(
     assert "labelled good 900" in printed
     assert "not scored: null text 2" in printed
     assert "quarantined: x.parquet: no footer" in warned
+
+
+def test_no_path_is_broken_however_long(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "s3://lake/" + "scored-reviews/" * 9
+    status = Status(
+        output=path,
+        input=f"{path}in",
+        model=f"{path}model[1]",
+        num_rows=1,
+        num_rows_done=0,
+        num_splits=1,
+        num_splits_done=0,
+        bad_rows={},
+        quarantined=(BadShard(f"{path}x.parquet", "no footer"),),
+        stale=(f"{path}y.parquet",),
+        outdated=(),
+        vanished=(),
+        complete=False,
+        holder=None,
+        seconds=None,
+    )
+    show_status(status)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"{path}, scored from {path}in"
+    assert f"{path}model[1]" in printed[1]
+    assert f"quarantined: {path}x.parquet: no footer" in printed
+    assert f"{path}y.parquet: its shard has changed" in printed
+    assert show_findings([Finding("input", path, advice=path)])
+    assert capsys.readouterr().out == f"ok  input: {path}\n    {path}\n"
+
+
+@pytest.mark.parametrize("unit", ["log-odds", "score"])
+def test_an_explanation_says_what_its_numbers_are(
+    unit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (Word("dull", 0, 4, False, 4.0), Word(",", 4, 5, False, 0.77))
+    found = Explanation("bad", 0.99, 5.0, 0.23, words, 32, 0.0, True)
+    show_explanation(found, ["dull, [x]"], unit=unit)
+    text, *rows = capsys.readouterr().out.splitlines()
+    assert text == "dull, [x]"
+    shown = [" ".join(row.split()) for row in rows]
+    assert shown == [
+        "label bad, 0.99",
+        "strongest words dull +4.00, ',' +0.77",
+        f"what each adds to the {unit}: above 0 (green) for the label, below (red) against it",
+        f"all words together +4.77 {unit} over the same text with every word masked",
+    ]
 
 
 def test_a_run_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,6 +69,13 @@ def test_what_speaks_of_the_place_is_an_outage(error: Exception) -> None:
     assert storage.is_outage(error)
 
 
+def test_without_credentials_it_is_said_where_they_come_from() -> None:
+    error = botocore.exceptions.NoCredentialsError()
+    assert storage.reason_of(error) == (
+        "no credentials; set AWS_PROFILE or give the machine a role"
+    )
+
+
 @pytest.mark.parametrize("error", NONE, ids=repr)
 def test_what_speaks_of_one_file_is_none(error: Exception) -> None:
     assert not storage.is_outage(error)

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -248,6 +249,46 @@ def test_a_folder_is_downloaded_as_it_is(place: str, tmp_path: Path) -> None:
     assert all(
         path.read_bytes().decode() == str(path.relative_to(tmp_path / "here")) for path in found
     )
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("gs://lake/in", r"gs://lake/in: gs:// needs a package: pip install gcsfs$"),
+        ("abfs://lake/in", r"abfs:// needs a package: pip install adlfs$"),
+        ("s4://lake/in", r"Protocol not known: s4; known are s3, gs, abfs and more$"),
+    ],
+)
+def test_a_scheme_that_cannot_be_had_is_answered_with_what_can(
+    uri: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(StorageError, match=message):
+        storage.resolve(uri)
+
+
+def test_a_client_whose_library_does_not_load_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(uri: str) -> None:
+        raise OSError("Unable to load libjvm\ndlopen(/usr/lib/jvm) failed")
+
+    monkeypatch.setattr(storage, "url_to_fs", broken)
+    with pytest.raises(StorageError, match=r"cannot be reached: Unable to load libjvm; .*Java.*$"):
+        storage.resolve("hdfs://name:8020/in")
+
+
+def test_that_no_shard_is_found_is_said_of_what_is_there(tmp_path: Path) -> None:
+    def said(place: Path) -> str:
+        words = storage.none_found(str(place), suffix=".parquet", key="input.path")
+        return words.removeprefix(f"input.path={place}: ")
+
+    assert said(tmp_path) == "no *.parquet files in there"
+    assert said(tmp_path / "*.parquet") == "no file matches"
+    for name in ("b.csv", "a.csv"):
+        (tmp_path / name).write_text("text")
+    assert said(tmp_path) == "no *.parquet files in there, but 2 others, such as a.csv"
+    assert said(tmp_path / "a*").endswith("but one other, such as a.csv")
+    assert said(tmp_path / "a.csv").startswith("a file whose name does not end in .parquet")
 
 
 def test_credentials_in_a_path_are_refused_and_not_repeated() -> None:

@@ -1,13 +1,20 @@
 """Every setting of every command, with its default and its meaning, and how a job's config is read.
 
 Precedence: defaults < YAML file < ``key=value`` on the command line. Nothing is read from the
-environment. An unknown key is an error that names the nearest known one.
+environment. An unknown key is an error that says what there is.
 """
 
 from bertray.config.augmentation import Augmentation, Distillation, Method
 from bertray.config.evaluate import EvaluateCalibration, EvaluateConfig, Gate, Intervals
 from bertray.config.nightly import Alert, Challenger, NightlyConfig
-from bertray.config.reading import dump_config, kinds_of, known_keys, load_config, with_settings
+from bertray.config.reading import (
+    dump_config,
+    kinds_of,
+    known_keys,
+    load_config,
+    unknown_key,
+    with_settings,
+)
 from bertray.config.report import ReportConfig
 from bertray.config.score import Abstain, InferenceModel, InferenceText, Input, Pool, ScoreConfig
 from bertray.config.search import Range, Search
@@ -55,5 +62,6 @@ __all__ = [
     "kinds_of",
     "known_keys",
     "load_config",
+    "unknown_key",
     "with_settings",
 ]

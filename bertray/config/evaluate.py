@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from bertray.config.score import InferenceModel, InferenceText, Pool
-from bertray.config.section import CalibrationMethod, NonNegative, Section
+from bertray.config.section import CalibrationMethod, NonNegative, Section, given
 
 
 class EvaluateData(Section):
@@ -53,8 +53,8 @@ class EvaluateCalibration(Section):
     def _complete(self) -> "EvaluateCalibration":
         if (self.method == "none") != (self.bundle is None):
             raise ValueError(
-                f"calibration.method={self.method} and calibration.bundle={self.bundle} go "
-                "together; give both or neither"
+                f"calibration.method={self.method}, {given('calibration.bundle', self.bundle)}: "
+                "they go together; give both or neither"
             )
         return self
 
@@ -99,7 +99,8 @@ class Gate(Section):
     def _complete(self) -> "Gate":
         if (self.store is None) != (self.name is None):
             raise ValueError(
-                f"gate.store={self.store} and gate.name={self.name} go together; give both"
+                f"{given('gate.store', self.store)}, {given('gate.name', self.name)}: they go "
+                "together; give both"
             )
         rules = self.model_dump(exclude={"store", "name"}, exclude_defaults=True)
         if self.store is None and rules:

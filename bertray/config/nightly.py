@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from bertray.config.report import Explain
 from bertray.config.score import ScoreConfig
-from bertray.config.section import Count, Section
+from bertray.config.section import Count, Section, given
 
 
 class Night(Section):
@@ -49,8 +49,8 @@ class Challenger(Section):
     def _complete(self) -> "Challenger":
         if (self.train is None) != (self.evaluate is None):
             raise ValueError(
-                f"challenger.train={self.train} and challenger.evaluate={self.evaluate} go "
-                "together; give both"
+                f"{given('challenger.train', self.train)}, "
+                f"{given('challenger.evaluate', self.evaluate)}: they go together; give both"
             )
         return self
 

@@ -68,7 +68,7 @@ def _space(key: str, value: Any) -> Any:
         try:
             return Range.model_validate(value)
         except ValidationError as error:
-            raise ValueError(describe(Range, error, key)) from None
+            raise ValueError(describe(Range, error, value, key)) from None
     if isinstance(value, Range) or (isinstance(value, list | tuple) and value):
         return value
     raise ValueError(

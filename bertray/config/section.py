@@ -16,3 +16,8 @@ class Section(BaseModel):
     """A group of settings: frozen, and closed to keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def given(key: str, value: object) -> str:
+    """A setting as messages show it."""
+    return f"{key} not given" if value is None else f"{key}={value}"

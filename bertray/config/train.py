@@ -224,6 +224,7 @@ class Scaling(Section):
         1,
         description="Data-parallel workers; or at least and at most, as in `[2, 8]`: training goes "
         "on with those that the cluster has room for, and takes the same steps.",
+        examples=["2", "[2, 8]"],
     )
     use_gpu: bool | Literal["auto"] = Field(
         "auto", description="One GPU a worker; `auto` takes GPUs if the cluster has enough."
@@ -269,6 +270,14 @@ class Tracking(Section):
         description="Put the course into the bundle as TensorBoard reads it, too "
         "(`_curves.tfevents`).",
     )
+
+    @field_validator("mlflow")
+    @classmethod
+    def _no_switch(cls, store: bool | str) -> bool | str:
+        """Words that older YAML takes for true and false would name a local folder."""
+        if str(store).lower() in ("yes", "no", "on", "off"):
+            raise ValueError(f"tracking.mlflow={store}: write true, false or the store's URI")
+        return store
 
 
 class BundleOutput(Section):

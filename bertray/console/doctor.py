@@ -18,8 +18,12 @@ def show_findings(findings: "Iterable[Finding]") -> bool:
         fine = fine and finding.ok
         mark, style = ("ok", "green") if finding.ok else ("!!", "bold red")
         console.print(
-            f"{mark}  {finding.what}: {finding.found}", style=style, highlight=False, markup=False
+            f"{mark}  {finding.what}: {finding.found}",
+            style=style,
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
         if finding.advice:
-            console.print(f"    {finding.advice}", highlight=False, markup=False)
+            console.print(f"    {finding.advice}", highlight=False, markup=False, soft_wrap=True)
     return fine

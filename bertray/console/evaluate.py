@@ -3,18 +3,17 @@
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
 
-from bertray.console.view import facts
+from bertray.console.view import Facts
 
 if TYPE_CHECKING:
     from bertray.config import EvaluateConfig
     from bertray.evaluate.evaluation import Evaluation
 
 
-def table_of(result: "Evaluation", config: "EvaluateConfig") -> Table:
+def table_of(result: "Evaluation", config: "EvaluateConfig") -> Facts:
     """The metrics, and where they were written."""
-    table = facts(f"evaluated {config.model.path} on {config.data.path}")
+    table = Facts(f"evaluated {config.model.path} on {config.data.path}")
     table.add_row("rows", f"{result.num_rows:,}")
     for reason, count in result.left_out.items():
         table.add_row(escape(f"left out: {reason}"), f"{count:,}")

@@ -3,21 +3,20 @@
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
 
-from bertray.console.view import duration, facts
+from bertray.console.view import Facts, duration
 
 if TYPE_CHECKING:
     from bertray.nightly.run import Outcome
 
 
-def table_of(outcome: "Outcome") -> Table:
+def table_of(outcome: "Outcome") -> Facts:
     """What the night brought, and where to read of it."""
     night = outcome.night
     if night is None:
-        table = facts("nothing new: every shard was scored and reported before")
+        table = Facts("nothing new: every shard was scored and reported before")
     else:
-        table = facts(f"night {night.id}")
+        table = Facts(f"night {night.id}")
         table.add_row("new rows", f"{night.num_rows_new:,} of {night.num_rows:,}")
         table.add_row("model", escape(night.model))
         table.add_row("time", duration(night.seconds))

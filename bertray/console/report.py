@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from bertray.console.view import facts
+from bertray.console.view import Facts
 
 if TYPE_CHECKING:
     from bertray.report.run import Report
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def show_report(report: "Report") -> None:
     """Print what drifted, and where the page lies."""
-    table = facts(f"report on {report.num_rows:,} rows")
+    table = Facts(f"report on {report.num_rows:,} rows")
     if report.num_quarantined:
         table.add_row("shards left out", f"{report.num_quarantined:,}")
     for one in report.verdicts:
@@ -22,4 +22,4 @@ def show_report(report: "Report") -> None:
     if report.num_examples:
         table.add_row("rows explained", f"{report.num_examples:,}")
     table.add_row("page", escape(report.page))
-    Console().print(table)
+    Console().print(table, crop=False)

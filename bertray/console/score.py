@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from bertray.console.view import MOST_LABELS, View, duration, facts
+from bertray.console.view import MOST_LABELS, Facts, View, duration
 
 if TYPE_CHECKING:
     from bertray.config import ScoreConfig
@@ -64,7 +64,7 @@ class ScoreView(View):
 
     def finish(self, summary: "Summary", config: "ScoreConfig") -> None:
         """What stands in the output folder, and what this run did for it."""
-        table = facts(f"scored into {config.output.path}")
+        table = Facts(f"scored into {config.output.path}")
         table.add_row("rows", f"{summary.num_rows:,}")
         if summary.num_rows_scored:
             table.add_row("of these scored now", f"{summary.num_rows_scored:,}")
@@ -94,5 +94,8 @@ class ScoreView(View):
         self.show(table)
         for shard in summary.quarantined:
             self.console.print(
-                f"quarantined: {shard['shard']}: {shard['reason']}", style="red", markup=False
+                f"quarantined: {shard['shard']}: {shard['reason']}",
+                style="red",
+                markup=False,
+                soft_wrap=True,
             )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from bertray.console.view import MOST_NAMES, duration, facts
+from bertray.console.view import MOST_NAMES, Facts, duration
 
 if TYPE_CHECKING:
     from bertray.score.status import Status
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def show_status(status: "Status") -> None:
     """Print where the work on an output folder stands, and what a run would do."""
     console = Console()
-    table = facts(f"{status.output}, scored from {status.input}")
+    table = Facts(f"{status.output}, scored from {status.input}")
     table.add_row("model", escape(status.model))
     table.add_row("done", f"{status.num_rows_done:,} of {status.num_rows:,} rows")
     table.add_row("", f"{status.num_splits_done:,} of {status.num_splits:,} splits")
@@ -25,7 +25,7 @@ def show_status(status: "Status") -> None:
         at_work = f"{holder.host}, process {holder.pid}, since {holder.started}"
         table.add_row("at work", escape(at_work))
     table.add_row("a run would", escape(_next_step(status)))
-    console.print(table)
+    console.print(table, crop=False)
     bad = [f"quarantined: {shard.shard}: {shard.reason}" for shard in status.quarantined]
     _print_some(console, bad, style="red")
     for what, names in (
@@ -39,7 +39,7 @@ def show_status(status: "Status") -> None:
 def _print_some(console: Console, lines: list[str], *, style: str) -> None:
     """The first lines, and how many more there are: a screen holds no more."""
     for line in lines[:MOST_NAMES]:
-        console.print(line, style=style, markup=False)
+        console.print(line, style=style, markup=False, soft_wrap=True)
     if len(lines) > MOST_NAMES:
         console.print(f"... and {len(lines) - MOST_NAMES:,} more", style=style)
 

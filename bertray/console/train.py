@@ -7,7 +7,7 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from bertray.console.view import MOST_LABELS, View, duration, facts
+from bertray.console.view import MOST_LABELS, Facts, View, duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +101,7 @@ class TrainView(View):
 
     def finish(self, summary: "TrainSummary", config: "TrainConfig") -> None:
         """What the bundle is worth, and where it lies."""
-        table = facts(f"trained {config.output.path}")
+        table = Facts(f"trained {config.output.path}")
         if not summary.is_new:
             table.add_row("trained now", "no: the bundle of this model, data and settings is there")
         table.add_row("rows", f"{summary.num_rows:,} ({summary.num_validation_rows:,} validation)")

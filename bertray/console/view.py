@@ -3,10 +3,10 @@
 On a terminal one live line; elsewhere (a log, a job) a plain line at most every half minute.
 """
 
+from collections.abc import Iterator
 from typing import Self
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,20 +18,35 @@ from rich.progress import (
 from rich.progress import (
     Progress as Bar,
 )
-from rich.table import Table
+from rich.text import Text
 
 MOST_LABELS = 12
 MOST_NAMES = 6
 
 
-def facts(title: str) -> Table:
-    """Names and what they are, to be filled."""
-    table = Table(
-        title=escape(title), title_justify="left", show_header=False, box=None, padding=(0, 2)
-    )
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    return table
+class Facts:
+    """A title, and names with what they are, a line each.
+
+    A line is never broken, however long, so that a path in it can be copied.
+    """
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._rows: list[tuple[str, str]] = []
+
+    def add_row(self, name: str, value: str) -> None:
+        """One more line, in Rich's markup."""
+        self._rows.append((name, value))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        if self._title:
+            yield Text(self._title, style="italic", no_wrap=True, overflow="ignore")
+        names = [Text.from_markup(name, style="dim", emoji=False) for name, _ in self._rows]
+        width = max((name.cell_len for name in names), default=0)
+        for name, (_, value) in zip(names, self._rows, strict=True):
+            name.pad_right(width - name.cell_len)
+            line = Text("  ", no_wrap=True, overflow="ignore")
+            yield line.append(name).append("    ").append(Text.from_markup(value, emoji=False))
 
 
 def duration(seconds: float) -> str:
@@ -68,7 +83,7 @@ class View:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def show(self, table: Table) -> None:
+    def show(self, table: RenderableType) -> None:
         """Print a summary on stdout, below what the live line leaves."""
         self.bar.stop()
-        Console().print(table)
+        Console().print(table, crop=False)

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 # What makes up a model; optimizer states, logs and pictures beside it do not.
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.safetensors")
 PICKLED_WEIGHTS = "pytorch_model*.bin"
+MOST_NAMES = 6  # of folders that a message lists
 
 
 def fetch(source: str, *, key: str) -> Path:
@@ -37,6 +38,12 @@ def fetch(source: str, *, key: str) -> Path:
         return path.absolute()
     if path.exists():
         raise ModelError(f"{key}={source}: no config.json in there, so it is no model folder")
+    if path.parent != Path() and path.parent.is_dir():
+        names = sorted(each.name for each in path.parent.iterdir() if not each.is_file())
+        there = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+        raise ModelError(
+            f"{key}={source}: no such folder; {path.parent} holds {there or 'no folders'}"
+        )
     try:
         patterns = [*MODEL_FILES, PICKLED_WEIGHTS]
         if _hub_has_safetensors(source):
@@ -47,7 +54,8 @@ def fetch(source: str, *, key: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"{key}={source}: no such folder, and the hub does not give it: "
-            f"{str(error).splitlines()[0]}"
+            f"{str(error).splitlines()[0].rstrip('. ')}; if it is a folder, check the spelling; if "
+            "it is a hub id, copy the model to this machine and give its folder"
         ) from error
 
 

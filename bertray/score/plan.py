@@ -133,7 +133,7 @@ def plan_splits(
     """
     root, files = storage.list_files(uri, suffix=SUFFIX, key=key)
     if not files:
-        raise DataError(f"{key}={uri}: no *{SUFFIX} files in there")
+        raise DataError(storage.none_found(uri, suffix=SUFFIX, key=key))
 
     def cut(file: FileInfo) -> Sequence[Split] | Exception:
         if _shown(file.path) != file.path:

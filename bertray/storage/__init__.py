@@ -18,6 +18,7 @@ import fsspec
 import pyarrow as pa
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import known_implementations
 
 from bertray.errors import StorageError
 from bertray.storage import local
@@ -44,6 +45,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 S3_SCHEMES = ("s3", "s3a")
+PACKAGES = {  # that some schemes need
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "az": "adlfs",
+}
 PORT = re.compile(r"[^/:]+:\d{1,5}/")  # of a server, as in hdfs://name:8020/file@2
 
 
@@ -51,8 +59,8 @@ def resolve(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of ``uri`` and the path inside it.
 
     Raises:
-        StorageError: the scheme is unknown, its package is not installed, or there are credentials
-            in ``uri``.
+        StorageError: the scheme is unknown, its package is not installed, its library does not
+            load, or there are credentials in ``uri``.
     """
     scheme, mark, rest = uri.partition("://")
     if not mark:
@@ -71,8 +79,17 @@ def resolve(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return PatientS3(), str(PatientS3._strip_protocol(uri))
     try:
         fs, path = url_to_fs(uri)
-    except (ValueError, ImportError) as error:
-        raise StorageError(f"{uri}: {error}") from error
+    except ImportError as error:
+        package = PACKAGES.get(scheme)
+        advice = f"pip install {package}" if package else str(error)
+        raise StorageError(f"{uri}: {scheme}:// needs a package: {advice}") from error
+    except ValueError as error:
+        known = "" if scheme in known_implementations else "; known are s3, gs, abfs and more"
+        raise StorageError(f"{uri}: {error}{known}") from error
+    except OSError as error:
+        needs = "; it needs Java and Hadoop on each node" if scheme == "hdfs" else ""
+        reason = str(error).partition("\n")[0]
+        raise UnreachableError(f"{uri}: cannot be reached: {reason}{needs}") from error
     return fs, str(path)
 
 
@@ -125,6 +142,19 @@ def list_files(uri: str, *, suffix: str, key: str) -> tuple[str, list[FileInfo]]
         raise StorageError(f"{key}={uri}: cannot be listed: {reason_of(error)}") from error
     kept = [file for file in files if file.path.endswith(suffix) and not is_hidden(file)]
     return root if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(root)), sorted(kept)
+
+
+def none_found(uri: str, *, suffix: str, key: str) -> str:
+    """What to say of a place in which `list_files` finds no file of that suffix."""
+    root, others = list_files(uri, suffix="", key=key)
+    if not others:
+        matched = is_glob(uri) and not exists(uri)
+        return f"{key}={uri}: no {'file matches' if matched else f'*{suffix} files in there'}"
+    first = others[0].path
+    if resolve(join(root, first))[1] == resolve(uri)[1]:
+        return f"{key}={uri}: a file whose name does not end in {suffix}; rename it if it is one"
+    files = f"{len(others)} others" if len(others) > 1 else "one other"
+    return f"{key}={uri}: no *{suffix} files in there, but {files}, such as {first}"
 
 
 def version_of(uri: str) -> str:

@@ -114,6 +114,8 @@ def reason_of(error: BaseException) -> str:
     """One line that says what is wrong, with the server's code if it gave one, and no secrets."""
     links = list(_chain(error))
     for link in links:
+        if type(link).__name__ == "NoCredentialsError":  # botocore's
+            return "no credentials; set AWS_PROFILE or give the machine a role"
         code, message = _answer(link)
         if code:
             return _clean(message if code in message else f"{message} ({code})")

@@ -183,7 +183,7 @@ def locate(row_id: int, pieces: Sequence[Piece]) -> str:
 def _listed(uri: str, *, key: str) -> tuple[tuple[str, FileInfo], ...]:
     root, files = storage.list_files(storage.absolute(uri), suffix=SUFFIX, key=key)
     if not files:
-        raise DataError(f"{key}={uri}: no *{SUFFIX} files in there")
+        raise DataError(storage.none_found(uri, suffix=SUFFIX, key=key))
     return tuple((storage.join(root, file.path), file) for file in files)
 
 

@@ -1,6 +1,5 @@
 """What a search tries, and how what came of it compares."""
 
-import difflib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from bertray.config import (
     TrainConfig,
     kinds_of,
     known_keys,
+    unknown_key,
     with_settings,
 )
 from bertray.errors import BertrayError, ConfigError
@@ -170,8 +170,7 @@ def _check_key(key: str, config: TrainConfig) -> None:
         return
     known = [name for name, _ in known_keys(TrainConfig)]
     if key not in known:
-        near = difflib.get_close_matches(key, SEARCHABLE, n=1, cutoff=0.0)
-        raise ConfigError(f"search.keys: unknown key {key!r}; did you mean {near[0]!r}?")
+        raise ConfigError(f"search.keys: {unknown_key(TrainConfig, key)}")
     raise ConfigError(
         f"search.keys: {key} cannot be searched: trials share their rows, their tokens and what "
         f"they are measured by; take keys of optim, or of {', '.join(ALSO_SEARCHABLE)}"

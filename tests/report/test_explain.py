@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -237,6 +238,12 @@ def test_the_command_shows_the_text_and_its_strongest_words(
     assert shown.startswith("good film [b]")
     assert "so-so, 0." in shown
     assert "strongest words" in shown
+    assert "'['" in shown
+    assert (
+        "what each adds to the log-odds: above 0 (green) for the label, below (red) against it"
+        in shown
+    )
+    assert re.search(r"[+-]\d\.\d\d log-odds over the same text with every word masked", shown)
 
 
 @pytest.mark.parametrize("kind", ["store", "mlflow"])

@@ -122,6 +122,12 @@ def test_a_folder_without_shards_is_named_with_the_key(tmp_path: Path) -> None:
         plan_splits(str(tmp_path), check_schema=accept, max_split_rows=10)
 
 
+def test_files_of_another_kind_are_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text")
+    with pytest.raises(DataError, match=r"but one other, such as rows\.csv"):
+        plan_splits(str(tmp_path), check_schema=accept, max_split_rows=10)
+
+
 def test_two_shards_that_would_share_an_output_are_refused(write_shards: Write) -> None:
     root = write_shards({"a": texts(20), "a-00000": texts(5)}, row_group_size=10)
     with pytest.raises(DataError, match=r"both be scored into a-00000\.parquet"):

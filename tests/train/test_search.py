@@ -70,9 +70,12 @@ def test_any_searchable_key_is_one_of_the_configs() -> None:
         ("{text.long: [window]}", r"text\.long cannot be searched"),
         ("{optim.lr: [1]}", r"unknown key 'optim\.lr'; did you mean 'optim\.\w+'"),
         ("{distillation.alpha: [1.0]}", r"distillation\.alpha changes nothing without a teacher"),
-        ("{optim.learning_rate: [1e-5, -1]}", r"optim\.learning_rate=-1: .*greater than 0"),
+        ("{optim.learning_rate: [1e-5, -1]}", r"optim\.learning_rate=-1: expected more than 0"),
         ("{optim.learning_rate: {low: -1, high: 1}}", r"optim\.learning_rate=-1"),
-        ("{training.num_epochs: {low: 1.5, high: 3}}", r"training\.num_epochs=1\.5: .*integer"),
+        (
+            "{training.num_epochs: {low: 1.5, high: 3}}",
+            r"training\.num_epochs=1\.5: expected a whole",
+        ),
         ("{optim.schedule: {low: 1, high: 3}}", r"optim\.schedule takes no numbers; give a list"),
         ("{optim.schedule: []}", r"optim\.schedule: give a list of values, or a range"),
         ("{optim.learning_rate: 1e-5}", r"optim\.learning_rate: give a list of values, or a range"),
@@ -80,7 +83,7 @@ def test_any_searchable_key_is_one_of_the_configs() -> None:
         ("{optim.learning_rate: {low: 1, high: 2, lg: 1}}", r"unknown key 'lg'.*mean 'log'"),
         ("{optim.learning_rate: {low: 2, high: 1}}", r"expected low below high$"),
         ("{optim.learning_rate: {low: 0, high: 1, log: true}}", r"low below high, and above 0"),
-        ("[optim.learning_rate]", r"search\.keys=.*give the keys with what to try"),
+        ("[optim.learning_rate]", r"search\.keys: give the keys with what to try"),
     ],
 )
 def test_what_cannot_be_searched_is_named(keys: str, message: str) -> None:
