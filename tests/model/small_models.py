@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AlbertConfig,
     AutoModelForSequenceClassification,
@@ -127,6 +128,13 @@ def save_classifier(folder: Path, family: str, *, tokenizer: Path) -> None:
     if head == "linear":
         manifest = replace(MANIFEST, head=head)
         (folder / "bertray.json").write_text(json.dumps(asdict(manifest)))
+
+
+def add_relative_positions(folder: Path) -> None:
+    """What transformers 4 had for position_embedding_type=relative_key in a BERT's weights."""
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.encoder.layer.0.attention.self.distance_embedding.weight"] = torch.ones(127, 8)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def random_texts(count: int, *, seed: int = 0, longest: int = 40) -> list[str]:

@@ -7,6 +7,7 @@ import fsspec
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import add_relative_positions
 from transformers import (
     AlbertConfig,
     AutoConfig,
@@ -197,6 +198,15 @@ def test_weights_without_a_head_are_refused_by_name(folder: Path) -> None:
     del weights["classifier.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"the weights lack classifier\.weight"):
+        load_model(open_bundle(str(folder)))
+
+
+@pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
+def test_relative_positions_that_would_be_left_out_are_refused(folder: Path, kind: str) -> None:
+    edit_config(folder, position_embedding_type=kind)
+    assert load_model(open_bundle(str(folder)))  # saved so, its positions are absolute
+    add_relative_positions(folder)
+    with pytest.raises(ModelError, match=r"no longer reads bert\..*\.distance_embedding\.weight"):
         load_model(open_bundle(str(folder)))
 
 
