@@ -127,12 +127,17 @@ def open_bundle(source: str, *, key: str = "model.path", root: str | None = None
             f"{key}={source}: a regression model of {config.num_labels} numbers; "
             "take one that gives a single number"
         )
-    names = cast(dict[int, str], config.id2label or {})
+    names = cast(dict[int, Any], config.id2label or {})
+    if sorted(names) != list(range(len(names))):
+        raise ModelError(
+            f"{key}={source}: id2label of config.json names outputs {sorted(names)}, where a model "
+            f"of {len(names)} has 0 to {len(names) - 1}; number the labels as the outputs are"
+        )
     return Bundle(
         source,
         location,
         folder,
-        labels=tuple(names.get(index, f"LABEL_{index}") for index in range(config.num_labels or 0)),
+        labels=tuple(str(names[index]) for index in range(len(names))),
         task=task,
         max_length=longest_input(config, load_tokenizer(folder, key=key)),
         digest=digest,

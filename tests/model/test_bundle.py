@@ -191,6 +191,17 @@ def test_labels_that_the_config_forgot_get_their_numbers(folder: Path) -> None:
     assert labels[1:] == ("LABEL_1", "LABEL_2")
 
 
+def test_labels_with_gaps_between_their_numbers_are_refused(folder: Path) -> None:
+    edit_config(folder, id2label={"0": "x", "2": "y", "5": "z"})
+    with pytest.raises(ModelError, match=r"names outputs \[0, 2, 5\], .* of 3 has 0 to 2"):
+        open_bundle(str(folder))
+
+
+def test_labels_that_are_no_strings_become_strings(folder: Path) -> None:
+    edit_config(folder, id2label={"0": 1, "1": True, "2": "good"})
+    assert open_bundle(str(folder)).labels == ("1", "True", "good")
+
+
 def test_weights_without_a_head_are_refused_by_name(folder: Path) -> None:
     from safetensors.torch import save_file
 
