@@ -21,7 +21,7 @@ from bertray.errors import ConfigError, ModelError
 from bertray.model.bundle import check_pairs, load_model, open_bundle, save_bundle
 from bertray.model.cache import digest_of
 from bertray.model.manifest import Manifest
-from bertray.model.pretrained import LONGEST, load_tokenizer, longest_input
+from bertray.model.pretrained import LONGEST, load_tokenizer, longest_input, num_positions
 from bertray.schema import Scale
 
 
@@ -303,3 +303,29 @@ def test_a_model_without_limits_gets_512(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
     tokenizer.model_max_length = 10**30
     assert longest_input(AutoConfig.for_model("t5"), tokenizer) == LONGEST
+
+
+@pytest.mark.parametrize(
+    "family",
+    "camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke markuplm mpnet roberta "
+    "roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod bert convbert".split(),
+)
+def test_the_longest_input_is_the_longest_that_the_model_takes(family: str) -> None:
+    sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}
+    sizes |= {"num_hidden_layers": 1, "max_position_embeddings": 40, "attention_window": 4}
+    sizes |= {"coordinate_size": 4, "shape_size": 4, "entity_vocab_size": 9, "pad_token_id": 1}
+    languages = {"languages": ["en"], "default_language": "en"}
+    config = AutoConfig.for_model(family, **sizes, **languages)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    longest = num_positions(config)
+    assert longest
+    assert model(torch.full((1, longest), 5)).logits.isfinite().all()
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, longest + 1), 5))
+
+
+def test_positions_without_number_are_no_limit(folder: Path) -> None:
+    config = AutoConfig.for_model("xlnet")
+    assert config.max_position_embeddings == -1
+    assert num_positions(config) is None
+    assert longest_input(config, load_tokenizer(folder)) == 64
