@@ -19,7 +19,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from bertray.model.families import FAMILIES, OFFSET_POSITIONS, ONNX_FAMILIES, reach
+from bertray.model.families import (
+    ACTIVATIONS,
+    FAMILIES,
+    OFFSET_POSITIONS,
+    ONNX_FAMILIES,
+    activation_of,
+    reach,
+)
 from bertray.model.operations import Operations, Tokens, attend_by_length
 from bertray.model.pretrained import num_positions
 from bertray.text.ragged import Encoded, offsets_of, padded_inputs, positions_of, take
@@ -205,7 +212,12 @@ def is_packable(config: PretrainedConfig) -> bool:
 
 def takes_onnx(config: PretrainedConfig) -> bool:
     """Whether a model that `is_packable` can be written as an ONNX graph."""
-    return is_packable(config) and config.model_type in ONNX_FAMILIES
+    return (
+        is_packable(config)
+        and config.model_type in ONNX_FAMILIES
+        and activation_of(config) in ACTIVATIONS
+        and not getattr(config, "is_decoder", False)  # its tokens do not see those behind them
+    )
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:

@@ -42,6 +42,7 @@ PACKED = {
     "bert": BertConfig(**COMMON),
     "bert-relu": BertConfig(**COMMON, hidden_act="relu"),
     "bert-tanh-gelu": BertConfig(**COMMON, hidden_act="gelu_new"),
+    "bert-python-gelu": BertConfig(**COMMON, hidden_act="gelu_python"),
     "distilbert": DistilBertConfig(
         **{**COMMON, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48}
     ),
@@ -111,7 +112,15 @@ DEBERTA = DebertaV2Config(  # as those of version 3 are
     position_buckets=8,
     norm_rel_ebd="layer_norm",
 )
-PLAIN = dict.fromkeys(("deberta-v2", f"deberta-v2{LINEAR}"), DEBERTA)
+PLAIN = {
+    "deberta-v2": DEBERTA,
+    f"deberta-v2{LINEAR}": DEBERTA,
+    "bert-silu": BertConfig(**COMMON, hidden_act="silu"),
+    "bert-decoder": BertConfig(**COMMON, is_decoder=True),
+    "distilbert-silu": DistilBertConfig(
+        **{**COMMON, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48}, activation="silu"
+    ),
+}
 
 
 def save_classifier(folder: Path, family: str, *, tokenizer: Path) -> None:

@@ -359,6 +359,15 @@ def test_a_family_without_a_graph_is_computed_by_torch(make_bundle, family):
         resolve_settings(bundle, device="cpu", dtype="int8")
 
 
+@pytest.mark.parametrize("family", ["bert-silu", "bert-decoder", "distilbert-silu"])
+def test_a_model_without_a_graph_is_computed_by_torch(make_bundle, family):
+    bundle = make_bundle(family)
+    assert resolve_settings(bundle, device="cpu").backend == "torch"
+    named = "bert as a decoder with gelu" if family == "bert-decoder" else "bert with silu"
+    with pytest.raises(ConfigError, match=rf"is (distil)?{named} .*set model\.backend=torch$"):
+        resolve_settings(bundle, device="cpu", backend="onnx")
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
