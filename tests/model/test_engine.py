@@ -1,4 +1,5 @@
 import builtins
+import json
 import shutil
 import sys
 import threading
@@ -14,7 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from small_models import WORDS, random_texts
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from bertray.errors import ConfigError, ModelError
 from bertray.model import engine as engine_module
@@ -22,7 +29,8 @@ from bertray.model import settings as settings_module
 from bertray.model.bundle import load_model, open_bundle
 from bertray.model.engine import Engine, EngineStats, read_logits, verify_int8
 from bertray.model.settings import resolve_settings
-from bertray.schema import EMPTY_TEXT, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Scale
+from bertray.schema import EMPTY_TEXT, NO_TOKENS, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Scale
+from bertray.text.long import LongText
 
 text_st = st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(" ".join)
 BACKENDS = ["torch", "onnx"]
@@ -108,6 +116,42 @@ def test_a_text_that_is_not_utf8_loses_only_itself(bundle):
     buffers = pa.array([b"good film", b"caf\xe9", b"bad"], pa.binary()).buffers()
     found = make_engine(bundle).predict(pa.Array.from_buffers(pa.string(), 3, buffers))
     assert found.status == (OK, NOT_UTF8, OK)
+
+
+@pytest.fixture(scope="module")
+def bare(bundle, tmp_path_factory):
+    """The same model with a tokenizer that puts no [CLS] and [SEP] around a text."""
+    folder = shutil.copytree(bundle.folder, tmp_path_factory.mktemp("bare") / "model")
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    serialised = json.loads(AutoTokenizer.from_pretrained(folder).backend_tokenizer.to_str())
+    backend = Tokenizer.from_str(json.dumps(serialised | {"post_processor": None}))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=64
+    )
+    tokenizer.save_pretrained(folder)
+    return open_bundle(str(folder))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"backend": "torch"},
+        {"backend": "onnx"},
+        {"dtype": "int8"},
+        {"dtype": "float16"},
+        {"backend": "torch", "long_text": LongText("window", stride=2), "max_length": 8},
+    ],
+)
+def test_a_text_of_no_tokens_has_a_status_and_no_label(bare, wanted):
+    engine, nothing = make_engine(bare, **wanted), "\u200b\x01"
+    found = engine.predict(["good film", nothing, "a plot that is awful", nothing])
+    assert found.status == (OK, NO_TOKENS, OK, NO_TOKENS)
+    assert np.isnan(found.probabilities[1::2]).all()
+    others = engine.predict(["good film", "a plot that is awful"])
+    np.testing.assert_allclose(found.probabilities[::2], others.probabilities, atol=1e-6)
+    stats = EngineStats()
+    assert engine.predict([nothing], stats=stats).status == (NO_TOKENS,)
+    assert (stats.num_batches, stats.num_tokens_again) == (0, 0)
 
 
 @pytest.mark.parametrize(
