@@ -36,6 +36,10 @@ class Backend(Protocol):
         """Whether rows are padded to the longest of their batch."""
 
     @property
+    def is_even(self) -> bool:
+        """Whether all rows of a batch must have one length, for padding changes its numbers."""
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
 
@@ -144,6 +148,8 @@ def run_batches(backend: Backend, encoded: Encoded, *, max_tokens: int, probe: E
 
 
 def _plan(backend: Backend, lengths: np.ndarray, *, max_tokens: int) -> list[np.ndarray]:
+    if backend.is_even:
+        return plan_batches(lengths, max_tokens=max_tokens, max_padding=0.0)
     return plan_batches(
         lengths,
         max_tokens=max_tokens,

@@ -157,6 +157,41 @@ def pack(model: "PreTrainedModel") -> PackedModel | None:
     return packed
 
 
+def ignores_padding(model: "PreTrainedModel", *, pad_token_id: int) -> bool:
+    """Whether a row has the same logits beside longer ones as alone; says so where it has not.
+
+    FNet takes no mask, convolutions reach into the padding, XLNet reads the last position.
+
+    Args:
+        model: in evaluation mode, float32, on the CPU.
+        pad_token_id: fills the shorter rows.
+    """
+    family = model.config.model_type
+    try:
+        encoded = check_rows(model)
+        rows = np.arange(len(encoded))
+        logits = partial(plain_logits, model, encoded, pad_token_id=pad_token_id)
+        together = logits(rows)
+        alone = torch.cat([logits(row) for row in np.split(rows, len(rows))])
+    except Exception as error:  # any: what a family asks of its rows is not ours to list
+        logger.warning(
+            "what padding does to this %s cannot be told (%s); only rows of one length share a "
+            "batch",
+            family,
+            error,
+        )
+        return False
+    if not agree(together, alone, tolerance=TOLERANCE):
+        logger.warning(
+            "padding changes the numbers of this %s by up to %.2g; only rows of one length share a "
+            "batch",
+            family,
+            float((together - alone).abs().max()),
+        )
+        return False
+    return True
+
+
 def plain_logits(
     model: "PreTrainedModel", encoded: Encoded, rows: np.ndarray, *, pad_token_id: int = 0
 ) -> Tensor:

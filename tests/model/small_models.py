@@ -15,13 +15,17 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     CamembertConfig,
+    ConvBertConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    FNetConfig,
     ModernBertConfig,
     MPNetConfig,
+    NystromformerConfig,
     RobertaConfig,
     XLMRobertaConfig,
+    XLNetConfig,
 )
 
 from bertray.model.heads import Head
@@ -112,6 +116,15 @@ DEBERTA = DebertaV2Config(  # as those of version 3 are
     position_buckets=8,
     norm_rel_ebd="layer_norm",
 )
+# Padding changes their numbers.
+EVEN = {
+    "convbert": ConvBertConfig(**COMMON, embedding_size=32),
+    "fnet": FNetConfig(**COMMON),
+    "nystromformer": NystromformerConfig(**COMMON),
+    "xlnet": XLNetConfig(
+        vocab_size=120, d_model=32, n_layer=2, n_head=4, d_inner=48, num_labels=3, pad_token_id=0
+    ),
+}
 PLAIN = {
     "deberta-v2": DEBERTA,
     f"deberta-v2{LINEAR}": DEBERTA,
@@ -120,6 +133,7 @@ PLAIN = {
     "distilbert-silu": DistilBertConfig(
         **{**COMMON, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48}, activation="silu"
     ),
+    **EVEN,
 }
 
 

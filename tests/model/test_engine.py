@@ -228,6 +228,7 @@ class Faulty:
     """A backend in which some rows fail, and batches over a size run out of memory."""
 
     pads = False
+    is_even = False
     device = torch.device("cpu")
 
     def __init__(self, backend, *, is_bad=lambda ids: False, most_tokens=10**9, dead=False):
