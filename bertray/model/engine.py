@@ -165,7 +165,7 @@ class Engine:
         self._max_batch_tokens = settings.max_batch_tokens
         self._config = read_config(bundle.folder, source=bundle.source, key="model.path")
         self._num_labels = len(bundle.labels)
-        self._probe = self._encoder(["a"]).encoded
+        self._probe = self._encoder(["a text"]).encoded
         self._num_halvings = 0
         self._tokenizing, self._computing = threading.Lock(), threading.Lock()
 

@@ -20,6 +20,8 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    CanineConfig,
+    CanineTokenizer,
     PreTrainedTokenizerFast,
 )
 
@@ -300,6 +302,22 @@ def test_a_row_that_breaks_the_model_is_the_only_one_lost(bundle, bad):
 
 TEXTS = sorted({text.replace("awful", "film") for text in random_texts(40, longest=12)})[:30]
 AWFUL = 5 + "good bad film plot the a is was very not great awful".split().index("awful")
+
+
+def test_a_row_that_is_too_short_for_a_model_is_the_only_one_lost(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": 48, "max_position_embeddings": 64, "num_hash_buckets": 64}
+    torch.manual_seed(0)
+    config = CanineConfig(**sizes, initializer_range=0.2, num_labels=3)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    CanineTokenizer().save_pretrained(tmp_path)
+    bundle, texts = open_bundle(str(tmp_path)), ["good film", "a", "a plot", "awful"]
+    found = make_engine(bundle).predict(texts)
+    assert [status == OK for status in found.status] == [True, False, True, True]
+    assert found.status[1].startswith("the model failed: RuntimeError: max_pool1d()")
+    del texts[1]
+    found = np.delete(found.probabilities, 1, axis=0)
+    np.testing.assert_allclose(found, hugging_face(bundle, texts), atol=1e-5, rtol=0)
 
 
 def test_a_model_that_is_broken_itself_is_an_error(bundle, monkeypatch):
