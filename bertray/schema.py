@@ -17,6 +17,7 @@ OK = "ok"
 NULL_TEXT = "null text"
 EMPTY_TEXT = "empty text"
 NOT_UTF8 = "the text is not valid UTF-8"
+NO_TOKENS = "the tokenizer finds no tokens in the text"
 NOT_FINITE = "the model gave a value that is not finite"
 ABSTAINED = "abstained"
 

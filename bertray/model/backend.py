@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bertray.model.bundle import Bundle, load_model
 from bertray.model.operations import Operations, Tokens, attend_varlen, fused_operations
-from bertray.model.packed import PackedModel, agree, check_rows, pack
+from bertray.model.packed import PackedModel, agree, check_rows, ignores_padding, pack
 from bertray.text.ragged import Encoded, padded_inputs
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class TorchBackend:
         bundle: the model.
         device: where it runs.
         dtype: number type of weights and activations; logits come back in float32.
-        pad_token_id: fills the shorter rows of a padded batch; masked, so it changes nothing.
+        pad_token_id: fills the shorter rows of a padded batch.
     """
 
     def __init__(self, bundle: Bundle, *, device: Device, dtype: Dtype, pad_token_id: int) -> None:
@@ -44,6 +44,7 @@ class TorchBackend:
         number_type: torch.dtype = getattr(torch, dtype)
         model = load_model(bundle)
         packed = pack(model)
+        self._is_even = packed is None and not ignores_padding(model, pad_token_id=pad_token_id)
         if packed is None:
             self._plain = model.to(self.device, dtype=number_type)  # type: ignore[arg-type]
         else:
@@ -56,6 +57,11 @@ class TorchBackend:
     def pads(self) -> bool:
         """Whether rows are padded to the longest of their batch."""
         return self._packed is None
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all rows of a batch must have one length, for padding changes its numbers."""
+        return self._is_even
 
     def gather(self, encoded: Encoded, rows: np.ndarray) -> Tokens | dict[str, Tensor]:
         """Some rows as a batch on the device; to CUDA the copy may still be under way.

@@ -6,7 +6,7 @@ or hub id is read as one too: without ``bertray.json`` its own config says the l
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -127,12 +127,17 @@ def open_bundle(source: str, *, key: str = "model.path", root: str | None = None
             f"{key}={source}: a regression model of {config.num_labels} numbers; "
             "take one that gives a single number"
         )
-    names = cast(dict[int, str], config.id2label or {})
+    names = cast(dict[int, Any], config.id2label or {})
+    if sorted(names) != list(range(len(names))):
+        raise ModelError(
+            f"{key}={source}: id2label of config.json names outputs {sorted(names)}, where a model "
+            f"of {len(names)} has 0 to {len(names) - 1}; number the labels as the outputs are"
+        )
     return Bundle(
         source,
         location,
         folder,
-        labels=tuple(names.get(index, f"LABEL_{index}") for index in range(config.num_labels or 0)),
+        labels=tuple(str(names[index]) for index in range(len(names))),
         task=task,
         max_length=longest_input(config, load_tokenizer(folder, key=key)),
         digest=digest,
@@ -163,7 +168,8 @@ def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTra
     """The model in evaluation mode, on the CPU.
 
     Raises:
-        ModelError: the weights lack a part, such as the head, or do not fit the config.
+        ModelError: the weights lack a part, such as the head, do not fit the config, or hold
+            positions that transformers leaves out.
     """
     with quiet():
         try:
@@ -177,7 +183,24 @@ def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTra
             f"{' and more' if len(missing) > 4 else ''}; this is no fine-tuned classifier: "
             "fine-tune it first with `bertray train model.base=...`"
         )
+    check_positions(report, source=bundle.source)
     return cast("PreTrainedModel", model.eval())  # type: ignore[no-untyped-call]
+
+
+def check_positions(report: dict[str, Any], *, source: str) -> None:
+    """Raise ModelError for weights of relative positions, which transformers 5 has no code for.
+
+    Args:
+        report: of the loading, from `load_classifier`.
+        source: what the user called the model, for the message.
+    """
+    unread = sorted(name for name in report["unexpected_keys"] if "distance_embedding" in name)
+    if unread:
+        raise ModelError(
+            f"{source}: transformers no longer reads {unread[0]}, the relative positions of models "
+            "with position_embedding_type=relative_key or relative_key_query, and without them all "
+            "numbers would be others; take a model with position_embedding_type=absolute"
+        )
 
 
 def save_bundle(

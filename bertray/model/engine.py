@@ -165,7 +165,7 @@ class Engine:
         self._max_batch_tokens = settings.max_batch_tokens
         self._config = read_config(bundle.folder, source=bundle.source, key="model.path")
         self._num_labels = len(bundle.labels)
-        self._probe = self._encoder(["a"]).encoded
+        self._probe = self._encoder(["a text"]).encoded
         self._num_halvings = 0
         self._tokenizing, self._computing = threading.Lock(), threading.Lock()
 
@@ -180,8 +180,8 @@ class Engine:
             stats: what is done is added to it.
 
         Returns:
-            The predictions in input order. A row that is null, empty or blank, is not UTF-8, or
-            breaks the model has none, but a status that says so.
+            The predictions in input order. A row that is null, empty or blank, is not UTF-8, holds
+            no tokens, or breaks the model has none, but a status that says so.
         """
         stats = EngineStats() if stats is None else stats
         columns = [as_column(column) for column in (texts, pairs) if column is not None]

@@ -6,6 +6,7 @@ around them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -213,15 +214,28 @@ def _rotary(config: Any, kind: str) -> Rotary:
     )
 
 
+_TanhGELU = partial(nn.GELU, approximate="tanh")
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # `onnx_graph` can write them all
+    "gelu": nn.GELU,
+    "gelu_fast": _TanhGELU,
+    "gelu_new": _TanhGELU,
+    "gelu_python": nn.GELU,
+    "gelu_pytorch_tanh": _TanhGELU,
+    "relu": nn.ReLU,
+}
+
+
+def activation_of(config: PretrainedConfig) -> str:
+    """What stands between the matrices of a feed-forward network, by Hugging Face's name."""
+    keys = {"distilbert": "activation", "modernbert": "hidden_activation"}
+    return str(getattr(config, keys.get(config.model_type, "hidden_act"), "another activation"))
+
+
 def _activation(name: str) -> nn.Module:
     """One fused operation where torch has it."""
-    if name == "gelu":
-        return nn.GELU()
-    if name in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"):
-        return nn.GELU(approximate="tanh")
-    if name == "relu":
-        return nn.ReLU()
-    raise KeyError(f"activation {name}")
+    if name not in ACTIVATIONS:
+        raise KeyError(f"activation {name}")
+    return ACTIVATIONS[name]()
 
 
 FAMILIES: dict[str, Callable[[Any], Parts]] = {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bertray.model.rate import Stopwatch
+from bertray.schema import NO_TOKENS
 from bertray.text.batching import plan_batches
 from bertray.text.ragged import Encoded
 
@@ -35,6 +36,10 @@ class Backend(Protocol):
         """Whether rows are padded to the longest of their batch."""
 
     @property
+    def is_even(self) -> bool:
+        """Whether all rows of a batch must have one length, for padding changes its numbers."""
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
 
@@ -52,7 +57,7 @@ class Outcome:
     Attributes:
         max_tokens: the budget as it is now.
         stopwatch: runs while the device computes.
-        failures: why a row broke the model, by row.
+        failures: why a row has no logits, by row.
         num_halvings: times that memory ran out.
         num_batches: forward passes.
         num_padded_tokens: what they computed, padding included.
@@ -76,7 +81,7 @@ class Outcome:
         return seconds if self.stopwatch.is_apart else seconds - self.transfer_s
 
     def collect(self, *, num_rows: int, num_labels: int) -> np.ndarray:
-        """Wait for the device; logits of shape (N, C), NaN for a row that broke the model."""
+        """Wait for the device; logits of shape (N, C), NaN for a row that has none."""
         logits = np.full((num_rows, num_labels), np.nan, np.float32)
         if self.parts:
             # One copy at the end: on CUDA each would wait for the work before it.
@@ -89,7 +94,8 @@ def run_batches(backend: Backend, encoded: Encoded, *, max_tokens: int, probe: E
     """Compute all rows, longest first; on CUDA the work may still be under way.
 
     When memory runs out the budget is halved, for good. A batch that fails otherwise is halved
-    until the row at fault stands alone.
+    until the row at fault stands alone. Rows of no tokens stay out of all batches: beside others a
+    model would read nothing but padding of them.
 
     Args:
         backend: computes a batch.
@@ -103,7 +109,10 @@ def run_batches(backend: Backend, encoded: Encoded, *, max_tokens: int, probe: E
     """
     lengths = encoded.lengths
     outcome = Outcome(max_tokens, Stopwatch(backend.device))
-    pending = deque(_plan(backend, lengths, max_tokens=max_tokens))
+    outcome.failures |= dict.fromkeys(np.flatnonzero(lengths == 0).tolist(), NO_TOKENS)
+    rest = np.flatnonzero(lengths)
+    plan = _plan(backend, lengths[rest], max_tokens=max_tokens)
+    pending = deque(rest[batch] for batch in plan)
     while pending:
         rows = pending.popleft()
         try:
@@ -139,6 +148,8 @@ def run_batches(backend: Backend, encoded: Encoded, *, max_tokens: int, probe: E
 
 
 def _plan(backend: Backend, lengths: np.ndarray, *, max_tokens: int) -> list[np.ndarray]:
+    if backend.is_even:
+        return plan_batches(lengths, max_tokens=max_tokens, max_padding=0.0)
     return plan_batches(
         lengths,
         max_tokens=max_tokens,

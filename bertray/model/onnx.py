@@ -46,6 +46,7 @@ class OnnxBackend:
     """
 
     pads = True
+    is_even = False
     device = torch.device("cpu")
 
     def __init__(

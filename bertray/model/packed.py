@@ -19,7 +19,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from bertray.model.families import FAMILIES, OFFSET_POSITIONS, ONNX_FAMILIES, reach
+from bertray.model.families import (
+    ACTIVATIONS,
+    FAMILIES,
+    OFFSET_POSITIONS,
+    ONNX_FAMILIES,
+    activation_of,
+    reach,
+)
 from bertray.model.operations import Operations, Tokens, attend_by_length
 from bertray.model.pretrained import num_positions
 from bertray.text.ragged import Encoded, offsets_of, padded_inputs, positions_of, take
@@ -150,6 +157,41 @@ def pack(model: "PreTrainedModel") -> PackedModel | None:
     return packed
 
 
+def ignores_padding(model: "PreTrainedModel", *, pad_token_id: int) -> bool:
+    """Whether a row has the same logits beside longer ones as alone; says so where it has not.
+
+    FNet takes no mask, convolutions reach into the padding, XLNet reads the last position.
+
+    Args:
+        model: in evaluation mode, float32, on the CPU.
+        pad_token_id: fills the shorter rows.
+    """
+    family = model.config.model_type
+    try:
+        encoded = check_rows(model)
+        rows = np.arange(len(encoded))
+        logits = partial(plain_logits, model, encoded, pad_token_id=pad_token_id)
+        together = logits(rows)
+        alone = torch.cat([logits(row) for row in np.split(rows, len(rows))])
+    except Exception as error:  # any: what a family asks of its rows is not ours to list
+        logger.warning(
+            "what padding does to this %s cannot be told (%s); only rows of one length share a "
+            "batch",
+            family,
+            error,
+        )
+        return False
+    if not agree(together, alone, tolerance=TOLERANCE):
+        logger.warning(
+            "padding changes the numbers of this %s by up to %.2g; only rows of one length share a "
+            "batch",
+            family,
+            float((together - alone).abs().max()),
+        )
+        return False
+    return True
+
+
 def plain_logits(
     model: "PreTrainedModel", encoded: Encoded, rows: np.ndarray, *, pad_token_id: int = 0
 ) -> Tensor:
@@ -205,7 +247,12 @@ def is_packable(config: PretrainedConfig) -> bool:
 
 def takes_onnx(config: PretrainedConfig) -> bool:
     """Whether a model that `is_packable` can be written as an ONNX graph."""
-    return is_packable(config) and config.model_type in ONNX_FAMILIES
+    return (
+        is_packable(config)
+        and config.model_type in ONNX_FAMILIES
+        and activation_of(config) in ACTIVATIONS
+        and not getattr(config, "is_decoder", False)  # its tokens do not see those behind them
+    )
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:

@@ -76,15 +76,32 @@ def longest_input(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) 
 
 def num_positions(config: PretrainedConfig) -> int | None:
     """Tokens beyond which the model has no position embedding; None if it needs none."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if not positions or getattr(config, "position_embedding_type", "absolute") != "absolute":
-        return None
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    if positions <= 0 or getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return None  # XLNet, which knows distances alone, has -1
     offset = (config.pad_token_id or 0) + 1 if config.model_type in _OFFSET_POSITIONS else 0
     return int(positions) - offset
 
 
 _OFFSET_POSITIONS = frozenset(
-    {"roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "ernie_m"}
+    {
+        "camembert",
+        "data2vec-text",
+        "ernie_m",
+        "esm",
+        "ibert",
+        "layoutlmv3",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
 )
 
 

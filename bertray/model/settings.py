@@ -7,7 +7,7 @@ from typing import Literal
 from bertray.errors import ConfigError
 from bertray.model.backend import Device, Dtype
 from bertray.model.bundle import Bundle
-from bertray.model.families import ONNX_FAMILIES
+from bertray.model.families import ACTIVATIONS, ONNX_FAMILIES, activation_of
 from bertray.model.packed import takes_onnx
 from bertray.model.pretrained import load_tokenizer, num_positions, read_config
 from bertray.text.long import TRUNCATE, LongText, check_long_text
@@ -94,8 +94,10 @@ def resolve_settings(
         instead = "set model.backend=torch" + " and model.dtype=float32" * (dtype == "int8")
         raise ConfigError(
             f"model.backend=onnx, model.dtype={dtype}: ONNX Runtime computes float32 or int8, on "
-            f"CPUs, for {', '.join(sorted(ONNX_FAMILIES))}; {bundle.source} is "
-            f"{config.model_type} and the device {device}; {instead}"
+            f"CPUs, for encoders of {', '.join(sorted(ONNX_FAMILIES))} with "
+            f"{', '.join(sorted(ACTIVATIONS))}; {bundle.source} is {config.model_type}"
+            f"{' as a decoder' if getattr(config, 'is_decoder', False) else ''} with "
+            f"{activation_of(config)} and the device {device}; {instead}"
         )
     if backend == "torch" and dtype == "int8":
         raise ConfigError("model.dtype=int8 needs ONNX Runtime; set model.backend=onnx")

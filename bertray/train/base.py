@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from bertray import storage
 from bertray.config import TrainModel
 from bertray.errors import ConfigError, ModelError
-from bertray.model.bundle import PROBLEM_TYPES
+from bertray.model.bundle import PROBLEM_TYPES, check_positions
 from bertray.model.cache import digest_of, fetch, fetch_same
 from bertray.model.heads import Head, load_classifier, set_dropout
 from bertray.model.pretrained import (
@@ -102,8 +102,8 @@ def load_base(
     A head that the base brings along is kept if it has as many labels, else replaced.
 
     Raises:
-        ModelError: the family has no classifier, or encoder weights are missing or of other shapes
-            than the config says.
+        ModelError: the family has no classifier, or encoder weights are missing, of other shapes
+            than the config says, or positions that transformers leaves out.
         ConfigError: it has no linear head.
     """
     folder = folder_of(base)
@@ -143,6 +143,7 @@ def load_base(
             f"{KEY}={base.source}: the weights lack {', '.join(lacking[:4])}"
             f"{' and more' if len(lacking) > 4 else ''}; take a folder that holds the whole encoder"
         )
+    check_positions(report, source=f"{KEY}={base.source}")
     return _with_dropout(model, base)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AlbertConfig,
     AutoModelForSequenceClassification,
@@ -14,13 +15,17 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     CamembertConfig,
+    ConvBertConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    FNetConfig,
     ModernBertConfig,
     MPNetConfig,
+    NystromformerConfig,
     RobertaConfig,
     XLMRobertaConfig,
+    XLNetConfig,
 )
 
 from bertray.model.heads import Head
@@ -41,6 +46,7 @@ PACKED = {
     "bert": BertConfig(**COMMON),
     "bert-relu": BertConfig(**COMMON, hidden_act="relu"),
     "bert-tanh-gelu": BertConfig(**COMMON, hidden_act="gelu_new"),
+    "bert-python-gelu": BertConfig(**COMMON, hidden_act="gelu_python"),
     "distilbert": DistilBertConfig(
         **{**COMMON, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48}
     ),
@@ -110,7 +116,25 @@ DEBERTA = DebertaV2Config(  # as those of version 3 are
     position_buckets=8,
     norm_rel_ebd="layer_norm",
 )
-PLAIN = dict.fromkeys(("deberta-v2", f"deberta-v2{LINEAR}"), DEBERTA)
+# Padding changes their numbers.
+EVEN = {
+    "convbert": ConvBertConfig(**COMMON, embedding_size=32),
+    "fnet": FNetConfig(**COMMON),
+    "nystromformer": NystromformerConfig(**COMMON),
+    "xlnet": XLNetConfig(
+        vocab_size=120, d_model=32, n_layer=2, n_head=4, d_inner=48, num_labels=3, pad_token_id=0
+    ),
+}
+PLAIN = {
+    "deberta-v2": DEBERTA,
+    f"deberta-v2{LINEAR}": DEBERTA,
+    "bert-silu": BertConfig(**COMMON, hidden_act="silu"),
+    "bert-decoder": BertConfig(**COMMON, is_decoder=True),
+    "distilbert-silu": DistilBertConfig(
+        **{**COMMON, "dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 48}, activation="silu"
+    ),
+    **EVEN,
+}
 
 
 def save_classifier(folder: Path, family: str, *, tokenizer: Path) -> None:
@@ -127,6 +151,13 @@ def save_classifier(folder: Path, family: str, *, tokenizer: Path) -> None:
     if head == "linear":
         manifest = replace(MANIFEST, head=head)
         (folder / "bertray.json").write_text(json.dumps(asdict(manifest)))
+
+
+def add_relative_positions(folder: Path) -> None:
+    """What transformers 4 had for position_embedding_type=relative_key in a BERT's weights."""
+    weights = load_file(folder / "model.safetensors")
+    weights["bert.encoder.layer.0.attention.self.distance_embedding.weight"] = torch.ones(127, 8)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def random_texts(count: int, *, seed: int = 0, longest: int = 40) -> list[str]:

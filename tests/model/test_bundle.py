@@ -7,6 +7,7 @@ import fsspec
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import add_relative_positions
 from transformers import (
     AlbertConfig,
     AutoConfig,
@@ -20,7 +21,7 @@ from bertray.errors import ConfigError, ModelError
 from bertray.model.bundle import check_pairs, load_model, open_bundle, save_bundle
 from bertray.model.cache import digest_of
 from bertray.model.manifest import Manifest
-from bertray.model.pretrained import LONGEST, load_tokenizer, longest_input
+from bertray.model.pretrained import LONGEST, load_tokenizer, longest_input, num_positions
 from bertray.schema import Scale
 
 
@@ -190,6 +191,17 @@ def test_labels_that_the_config_forgot_get_their_numbers(folder: Path) -> None:
     assert labels[1:] == ("LABEL_1", "LABEL_2")
 
 
+def test_labels_with_gaps_between_their_numbers_are_refused(folder: Path) -> None:
+    edit_config(folder, id2label={"0": "x", "2": "y", "5": "z"})
+    with pytest.raises(ModelError, match=r"names outputs \[0, 2, 5\], .* of 3 has 0 to 2"):
+        open_bundle(str(folder))
+
+
+def test_labels_that_are_no_strings_become_strings(folder: Path) -> None:
+    edit_config(folder, id2label={"0": 1, "1": True, "2": "good"})
+    assert open_bundle(str(folder)).labels == ("1", "True", "good")
+
+
 def test_weights_without_a_head_are_refused_by_name(folder: Path) -> None:
     from safetensors.torch import save_file
 
@@ -197,6 +209,15 @@ def test_weights_without_a_head_are_refused_by_name(folder: Path) -> None:
     del weights["classifier.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"the weights lack classifier\.weight"):
+        load_model(open_bundle(str(folder)))
+
+
+@pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
+def test_relative_positions_that_would_be_left_out_are_refused(folder: Path, kind: str) -> None:
+    edit_config(folder, position_embedding_type=kind)
+    assert load_model(open_bundle(str(folder)))  # saved so, its positions are absolute
+    add_relative_positions(folder)
+    with pytest.raises(ModelError, match=r"no longer reads bert\..*\.distance_embedding\.weight"):
         load_model(open_bundle(str(folder)))
 
 
@@ -296,3 +317,29 @@ def test_a_model_without_limits_gets_512(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
     tokenizer.model_max_length = 10**30
     assert longest_input(AutoConfig.for_model("t5"), tokenizer) == LONGEST
+
+
+@pytest.mark.parametrize(
+    "family",
+    "camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke markuplm mpnet roberta "
+    "roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod bert convbert".split(),
+)
+def test_the_longest_input_is_the_longest_that_the_model_takes(family: str) -> None:
+    sizes = {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}
+    sizes |= {"num_hidden_layers": 1, "max_position_embeddings": 40, "attention_window": 4}
+    sizes |= {"coordinate_size": 4, "shape_size": 4, "entity_vocab_size": 9, "pad_token_id": 1}
+    languages = {"languages": ["en"], "default_language": "en"}
+    config = AutoConfig.for_model(family, **sizes, **languages)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    longest = num_positions(config)
+    assert longest
+    assert model(torch.full((1, longest), 5)).logits.isfinite().all()
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, longest + 1), 5))
+
+
+def test_positions_without_number_are_no_limit(folder: Path) -> None:
+    config = AutoConfig.for_model("xlnet")
+    assert config.max_position_embeddings == -1
+    assert num_positions(config) is None
+    assert longest_input(config, load_tokenizer(folder)) == 64

@@ -1,4 +1,5 @@
 import builtins
+import json
 import shutil
 import sys
 import threading
@@ -14,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from small_models import WORDS, random_texts
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    CanineConfig,
+    CanineTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from bertray.errors import ConfigError, ModelError
 from bertray.model import engine as engine_module
@@ -22,7 +31,8 @@ from bertray.model import settings as settings_module
 from bertray.model.bundle import load_model, open_bundle
 from bertray.model.engine import Engine, EngineStats, read_logits, verify_int8
 from bertray.model.settings import resolve_settings
-from bertray.schema import EMPTY_TEXT, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Scale
+from bertray.schema import EMPTY_TEXT, NO_TOKENS, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Scale
+from bertray.text.long import LongText
 
 text_st = st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(" ".join)
 BACKENDS = ["torch", "onnx"]
@@ -110,6 +120,42 @@ def test_a_text_that_is_not_utf8_loses_only_itself(bundle):
     assert found.status == (OK, NOT_UTF8, OK)
 
 
+@pytest.fixture(scope="module")
+def bare(bundle, tmp_path_factory):
+    """The same model with a tokenizer that puts no [CLS] and [SEP] around a text."""
+    folder = shutil.copytree(bundle.folder, tmp_path_factory.mktemp("bare") / "model")
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    serialised = json.loads(AutoTokenizer.from_pretrained(folder).backend_tokenizer.to_str())
+    backend = Tokenizer.from_str(json.dumps(serialised | {"post_processor": None}))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=64
+    )
+    tokenizer.save_pretrained(folder)
+    return open_bundle(str(folder))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"backend": "torch"},
+        {"backend": "onnx"},
+        {"dtype": "int8"},
+        {"dtype": "float16"},
+        {"backend": "torch", "long_text": LongText("window", stride=2), "max_length": 8},
+    ],
+)
+def test_a_text_of_no_tokens_has_a_status_and_no_label(bare, wanted):
+    engine, nothing = make_engine(bare, **wanted), "\u200b\x01"
+    found = engine.predict(["good film", nothing, "a plot that is awful", nothing])
+    assert found.status == (OK, NO_TOKENS, OK, NO_TOKENS)
+    assert np.isnan(found.probabilities[1::2]).all()
+    others = engine.predict(["good film", "a plot that is awful"])
+    np.testing.assert_allclose(found.probabilities[::2], others.probabilities, atol=1e-6)
+    stats = EngineStats()
+    assert engine.predict([nothing], stats=stats).status == (NO_TOKENS,)
+    assert (stats.num_batches, stats.num_tokens_again) == (0, 0)
+
+
 @pytest.mark.parametrize(
     "column",
     [
@@ -184,6 +230,7 @@ class Faulty:
     """A backend in which some rows fail, and batches over a size run out of memory."""
 
     pads = False
+    is_even = False
     device = torch.device("cpu")
 
     def __init__(self, backend, *, is_bad=lambda ids: False, most_tokens=10**9, dead=False):
@@ -257,6 +304,22 @@ TEXTS = sorted({text.replace("awful", "film") for text in random_texts(40, longe
 AWFUL = 5 + "good bad film plot the a is was very not great awful".split().index("awful")
 
 
+def test_a_row_that_is_too_short_for_a_model_is_the_only_one_lost(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": 48, "max_position_embeddings": 64, "num_hash_buckets": 64}
+    torch.manual_seed(0)
+    config = CanineConfig(**sizes, initializer_range=0.2, num_labels=3)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    CanineTokenizer().save_pretrained(tmp_path)
+    bundle, texts = open_bundle(str(tmp_path)), ["good film", "a", "a plot", "awful"]
+    found = make_engine(bundle).predict(texts)
+    assert [status == OK for status in found.status] == [True, False, True, True]
+    assert found.status[1].startswith("the model failed: RuntimeError: max_pool1d()")
+    del texts[1]
+    found = np.delete(found.probabilities, 1, axis=0)
+    np.testing.assert_allclose(found, hugging_face(bundle, texts), atol=1e-5, rtol=0)
+
+
 def test_a_model_that_is_broken_itself_is_an_error(bundle, monkeypatch):
     faulty(monkeypatch, dead=True)
     with pytest.raises(IndexError):
@@ -287,7 +350,7 @@ def test_a_row_beyond_float16_is_computed_again_in_bfloat16(bundle, tmp_path, ca
     assert found.status == (OK,) * 4
     np.testing.assert_allclose(found.probabilities[::2], exact[::2], atol=2e-3)
     np.testing.assert_array_equal(found.probabilities[1::2], coarse)
-    assert stats.num_padded_tokens > stats.num_tokens
+    assert 0 < stats.num_tokens_again < stats.num_padded_tokens == stats.num_tokens
     again = make_engine(loud, dtype="float16").predict(texts[::-1])
     assert again.probabilities[::-1].tobytes() == found.probabilities.tobytes()
     assert "model.dtype=bfloat16 is faster" in caplog.text
@@ -357,6 +420,15 @@ def test_a_family_without_a_graph_is_computed_by_torch(make_bundle, family):
     assert "mpnet" in str(refused.value)
     with pytest.raises(ConfigError, match=r"model\.backend=torch and model\.dtype=float32"):
         resolve_settings(bundle, device="cpu", dtype="int8")
+
+
+@pytest.mark.parametrize("family", ["bert-silu", "bert-decoder", "distilbert-silu"])
+def test_a_model_without_a_graph_is_computed_by_torch(make_bundle, family):
+    bundle = make_bundle(family)
+    assert resolve_settings(bundle, device="cpu").backend == "torch"
+    named = "bert as a decoder with gelu" if family == "bert-decoder" else "bert with silu"
+    with pytest.raises(ConfigError, match=rf"is (distil)?{named} .*set model\.backend=torch$"):
+        resolve_settings(bundle, device="cpu", backend="onnx")
 
 
 @pytest.mark.parametrize(

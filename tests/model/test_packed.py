@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import EVEN
 from transformers import BertConfig, ModernBertConfig, MPNetConfig
 
 from bertray.model import backend, packed
 from bertray.model.bundle import load_model
 from bertray.model.operations import Operations, attend_varlen
-from bertray.model.packed import check_rows, pack, plain_logits, position_ids
+from bertray.model.packed import check_rows, ignores_padding, pack, plain_logits, position_ids
 from bertray.text.ragged import Encoded, offsets_of
 
 CPU = torch.device("cpu")
@@ -69,6 +70,22 @@ def test_a_row_has_the_same_logits_in_any_batch(make_bundle, family, lengths, se
 
 def test_other_families_take_the_padded_path(make_bundle, plain_family):
     assert pack(load_model(make_bundle(plain_family))) is None
+
+
+def test_padding_is_harmless_or_said_not_to_be(make_bundle, plain_family, caplog):
+    model = load_model(make_bundle(plain_family))
+    assert ignores_padding(model, pad_token_id=0) == (plain_family not in EVEN)
+    assert len(caplog.records) == (plain_family in EVEN)
+
+
+def test_a_model_that_takes_no_rows_of_our_own_gets_no_padding(make_bundle, caplog):
+    def as_bart_does(*_):
+        raise ValueError("an <eos> is missing")
+
+    model = load_model(make_bundle("deberta-v2"))
+    model.register_forward_pre_hook(as_bart_does)
+    assert not ignores_padding(model, pad_token_id=0)
+    assert "(an <eos> is missing)" in caplog.text
 
 
 def test_a_model_whose_packed_numbers_differ_takes_the_padded_path(

@@ -29,6 +29,15 @@ def test_equal_lengths_keep_their_order():
     assert [batch.tolist() for batch in batches] == [[1, 3], [0, 2, 4]]
 
 
+@given(lengths=lengths_st, max_tokens=st.integers(1, 2000))
+def test_without_padding_all_rows_of_a_batch_have_one_length(lengths, max_tokens):
+    lengths = lengths.astype(np.int64)
+    for batch in plan_batches(lengths, max_tokens=max_tokens, max_padding=0.0):
+        assert len(set(lengths[batch])) == 1
+    batches = plan_batches(np.array([3, 5, 3, 4, 5, 3]), max_tokens=10, max_padding=0.0)
+    assert [batch.tolist() for batch in batches] == [[1, 4], [3], [0, 2, 5]]
+
+
 def test_a_row_over_the_budget_goes_alone():
     batches = plan_batches(np.array([4, 50, 60]), max_tokens=10)
     assert [batch.tolist() for batch in batches] == [[2], [1], [0]]

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from small_models import save_classifier
+from small_models import add_relative_positions, save_classifier
 
 from bertray.config import TrainConfig, TrainModel, load_config
 from bertray.errors import ConfigError, ModelError, OutputError
@@ -347,6 +347,15 @@ def test_bfloat16_that_a_gpu_but_emulates_is_not_taken(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", of_a_t4)
     assert Precision("auto", torch.device("cuda")).dtype == torch.float32
+
+
+def test_a_base_whose_relative_positions_would_be_left_out_is_refused(
+    config: TrainConfig, classifier_folder: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(classifier_folder, tmp_path / "base"))
+    add_relative_positions(base)
+    with pytest.raises(ModelError, match=r"model\.base=.*no longer reads .*distance_embedding"):
+        prepare(changed(config, model={"base": str(base)}))
 
 
 def test_a_base_that_changed_since_the_driver_saw_it_is_refused(classifier_folder: Path) -> None:
