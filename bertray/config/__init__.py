@@ -6,15 +6,10 @@ environment. An unknown key is an error that says what there is.
 
 from bertray.config.augmentation import Augmentation, Distillation, Method
 from bertray.config.evaluate import EvaluateCalibration, EvaluateConfig, Gate, Intervals
+from bertray.config.faults import unknown_key
+from bertray.config.keys import kinds_of, known_keys
 from bertray.config.nightly import Alert, Challenger, NightlyConfig
-from bertray.config.reading import (
-    dump_config,
-    kinds_of,
-    known_keys,
-    load_config,
-    unknown_key,
-    with_settings,
-)
+from bertray.config.reading import dump_config, load_config, with_settings
 from bertray.config.report import ReportConfig
 from bertray.config.score import Abstain, InferenceModel, InferenceText, Input, Pool, ScoreConfig
 from bertray.config.search import Range, Search

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 
-from bertray.config.reading import describe
+from bertray.config.faults import describe
 from bertray.config.section import Count, Section
 
 
