@@ -4,7 +4,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bertray.config import JOBS, ScoreConfig, TrainConfig, dump_config, known_keys, load_config
+from bertray.config import (
+    JOBS,
+    NightlyConfig,
+    ScoreConfig,
+    TrainConfig,
+    dump_config,
+    known_keys,
+    load_config,
+)
 from bertray.errors import ConfigError
 
 SCORE = ["model.path=m", "input.path=i", "output.path=o"]
@@ -80,8 +88,18 @@ def test_a_file_of_another_command_is_told_by_its_sections_in_one_line(tmp_path:
 
 
 def test_a_value_where_there_are_keys_too_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"model\.path: model has the value '/m' and so no keys"):
+    with pytest.raises(ConfigError, match=r"model\.path: model has a value of its own"):
         load_config(ScoreConfig, None, ["model=/m", "model.path=/m"])
+
+
+def test_no_message_repeats_a_webhook(tmp_path: Path) -> None:
+    file = tmp_path / "night.yaml"
+    for text in ("alert: https://hush\n", "alert: {webhook: [https://hush]}\n"):
+        file.write_text(text)
+        with pytest.raises(ConfigError) as error:
+            load_config(NightlyConfig, file, ["alert.on=always"])
+        assert "hush" not in str(error.value)
+        assert "alert" in str(error.value)
 
 
 def test_a_key_with_a_dot_in_a_file_is_shown_as_yaml(tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ def _unfit(schema: type[Section], key: str, problems: "Sequence[ErrorDetails]") 
     if field is not None and field.examples:
         wanted[-1] += f", as in {' or '.join(field.examples)}"
     found = f"{key} not given" if first["input"] is None else f"{key}={first['input']!r}"
+    if field is not None and not field.repr:  # a secret
+        found = key
     return f"{found}: expected {' or '.join(wanted)}"
 
 

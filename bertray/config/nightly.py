@@ -59,7 +59,7 @@ class Alert(Section):
     """Whom to tell."""
 
     webhook: str | None = Field(
-        None, description="URL that takes a POST of JSON; it is kept in no file."
+        None, repr=False, description="URL that takes a POST of JSON; it is kept in no file."
     )
     on: Literal["trouble", "always"] = Field(
         "trouble",

@@ -137,6 +137,6 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise ConfigError(
-                f"{key}: {section} has the value {values!r} and so no keys; leave one of them out"
+                f"{key}: {section} has a value of its own and so no keys; leave one of them out"
             )
     values[last] = value

@@ -38,12 +38,8 @@ def fetch(source: str, *, key: str) -> Path:
         return path.absolute()
     if path.exists():
         raise ModelError(f"{key}={source}: no config.json in there, so it is no model folder")
-    if path.parent != Path() and path.parent.is_dir():
-        names = sorted(each.name for each in path.parent.iterdir() if not each.is_file())
-        there = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
-        raise ModelError(
-            f"{key}={source}: no such folder; {path.parent} holds {there or 'no folders'}"
-        )
+    if source.startswith((".", "~", "/")) or source.count("/") > 1:  # no hub id looks so
+        raise ModelError(f"{key}={source}: no such folder{_beside(path)}")
     try:
         patterns = [*MODEL_FILES, PICKLED_WEIGHTS]
         if _hub_has_safetensors(source):
@@ -53,10 +49,22 @@ def fetch(source: str, *, key: str) -> Path:
         raise ModelError(f"{key}={source}: no such folder, and not a hub id") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"{key}={source}: no such folder, and the hub does not give it: "
+            f"{key}={source}: no such folder{_beside(path)}; and the hub does not give it: "
             f"{str(error).splitlines()[0].rstrip('. ')}; if it is a folder, check the spelling; if "
             "it is a hub id, copy the model to this machine and give its folder"
         ) from error
+
+
+def _beside(path: Path) -> str:
+    """What a folder holds in which another one was looked for; empty if that is not there."""
+    if path.parent == Path() or not path.parent.is_dir():
+        return ""
+    try:
+        names = sorted(each.name for each in path.parent.iterdir() if not each.is_file())
+    except OSError:
+        return ""
+    there = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+    return f"; {path.parent} holds {there or 'no folders'}"
 
 
 def model_files(folder: Path) -> list[Path]:

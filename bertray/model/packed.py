@@ -166,13 +166,19 @@ def ignores_padding(model: "PreTrainedModel", *, pad_token_id: int) -> bool:
         model: in evaluation mode, float32, on the CPU.
         pad_token_id: fills the shorter rows.
     """
-    family = model.config.model_type
+    family, ends = model.config.model_type, getattr(model.config, "eos_token_id", None)
+    attention = getattr(model.base_model, "attention_type", None)
     try:
         encoded = check_rows(model)
+        if isinstance(ends, int):  # heads such as BART's read the last token of a row, which is it
+            encoded.input_ids[encoded.input_ids == ends] = ends - 1 if ends else 1
+            encoded.input_ids[encoded.offsets[1:] - 1] = ends
         rows = np.arange(len(encoded))
         logits = partial(plain_logits, model, encoded, pad_token_id=pad_token_id)
         together = logits(rows)
         alone = torch.cat([logits(row) for row in np.split(rows, len(rows))])
+        if attention is not None:  # BigBird changes it for good once it meets a short row
+            cast(Any, model.base_model).set_attention_type(attention)
     except Exception as error:  # any: what a family asks of its rows is not ours to list
         logger.warning(
             "what padding does to this %s cannot be told (%s); only rows of one length share a "

@@ -1,5 +1,6 @@
 """What can be wrong with a night beside its scoring, found before a row is scored."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pyarrow as pa
@@ -7,11 +8,13 @@ import pyarrow.parquet as pq
 
 from bertray import storage
 from bertray.config import EvaluateConfig, NightlyConfig, TrainConfig, load_config
-from bertray.errors import ConfigError
+from bertray.errors import ConfigError, SchemaError
 from bertray.model.bundle import Bundle
 from bertray.report.run import find_evaluation
 from bertray.schema import check_label_column
 from bertray.score.plan import SUFFIX
+
+FEW_SHARDS = 4  # at either end of a lake, whose schemas are looked at
 
 
 def check(config: NightlyConfig, bundle: Bundle) -> None:
@@ -21,7 +24,8 @@ def check(config: NightlyConfig, bundle: Bundle) -> None:
         UserError: it will not be there.
     """
     source, explain = config.input, config.explain.num_rows
-    find_evaluation(config.night.evaluation, key="night.evaluation")
+    if config.challenger.evaluate is None:  # else that may have to write it first
+        find_evaluation(config.night.evaluation, key="night.evaluation")
     webhook = config.alert.webhook
     if webhook is not None and not webhook.startswith(("https://", "http://")):
         raise ConfigError("alert.webhook: expected a URL that begins with https:// or http://")
@@ -30,21 +34,16 @@ def check(config: NightlyConfig, bundle: Bundle) -> None:
             f"explain.num_rows={explain}: explanations need captum; "
             "pip install 'bertray[explain]', or leave it out"
         )
-    wanted = {
-        "night.label": config.night.label,
-        "explain.num_rows": source.text if explain else None,
-    }
-    for key, column in wanted.items():
+    texts = [source.text, source.text_pair] if explain else []
+    wanted = [("night.label", config.night.label), *(("explain.num_rows", one) for one in texts)]
+    for key, column in wanted:
         if column is not None and source.columns is not None and column not in source.columns:
             raise ConfigError(
                 f"{key}: the scored shards will not hold the column {column!r}; "
                 "name it in input.columns too, or leave that out"
             )
-    if config.night.label is not None and (found := _a_schema(source.path)) is not None:
-        schema, where = found
-        check_label_column(
-            schema, config.night.label, where=where, key="night.label", task=bundle.task
-        )
+    if config.night.label is not None:
+        _check_label(config, bundle, config.night.label)
 
 
 def check_challenger(config: NightlyConfig) -> None:
@@ -58,13 +57,32 @@ def check_challenger(config: NightlyConfig) -> None:
         load_config(EvaluateConfig, config.challenger.evaluate)
 
 
-def _a_schema(source: str) -> tuple[pa.Schema, str] | None:
-    """Of the first shard that has one, and its name; None if none of the first few has."""
+def _check_label(config: NightlyConfig, bundle: Bundle, label: str) -> None:
+    """Some shards may lack the column, or be none of ours; it is wrong if it fits in no shard."""
+    fault: SchemaError | None = None
+    for schema, where in _some_schemas(config.input.path):
+        if config.input.text not in schema.names:
+            continue
+        if label in schema.names and pa.types.is_null(schema.field(label).type):
+            return
+        try:
+            check_label_column(schema, label, where=where, key="night.label", task=bundle.task)
+            return
+        except SchemaError as error:
+            fault = fault or error
+    if fault is not None:
+        raise fault
+
+
+def _some_schemas(source: str) -> Iterator[tuple[pa.Schema, str]]:
+    """Of the last shards, where new days mostly are, and of the first ones; with their names."""
     root, files = storage.list_files(source, suffix=SUFFIX, key="input.path")
-    for file in files[:8]:
+    for file in dict.fromkeys([*files[: -FEW_SHARDS - 1 : -1], *files[:FEW_SHARDS]]):
         try:
             with storage.open_input(storage.join(root, file.path)) as shard:
-                return pq.read_schema(shard), file.path
-        except (OSError, pa.ArrowException):  # it will be quarantined
+                schema = pq.read_schema(shard)
+        except storage.UnreachableError:
+            raise
+        except Exception:  # a hostile footer may raise anything; it will be quarantined
             continue
-    return None
+        yield schema, file.path

@@ -15,6 +15,7 @@ from itertools import takewhile
 
 from bertray import storage
 from bertray.config import NightlyConfig, ReportConfig, ScoreConfig
+from bertray.evaluate.report import METRICS
 from bertray.model.bundle import Bundle, open_bundle
 from bertray.nightly.alert import send_alert
 from bertray.nightly.challenger import challenge
@@ -200,7 +201,10 @@ def report_config(
         history: where nights are kept.
         nights: of the same model and settings.
     """
-    reference = reference_of(history, nights)
+    reference, evaluation = reference_of(history, nights), config.night.evaluation
+    if config.challenger.evaluate is not None and evaluation is not None:
+        # The challenger's own; there is none before the first one that could be measured.
+        evaluation = evaluation if storage.exists(storage.join(evaluation, METRICS)) else None
     fine = [night for night in nights if night is not reference and not night.trouble]
     return ReportConfig.model_validate(
         {
@@ -208,7 +212,7 @@ def report_config(
                 "path": config.output.path,
                 "reference": None if reference is None else profile_uri(history, reference),
                 "past": [profile_uri(history, night) for night in fine[-MOST_PAST:]],
-                "evaluation": config.night.evaluation,
+                "evaluation": evaluation,
                 "label": config.night.label,
                 "sample_rows": config.night.sample_rows,
             },

@@ -144,10 +144,12 @@ def sampled(config: ReportConfig, scored: Scored) -> pa.Table:
     others = (scored.text, scored.text_pair, source.label)
     columns = [*scored_column_names(scored.prefix, scored.task), *filter(None, others)]
     rows = sample_rows(scored, columns=columns, num_rows=source.sample_rows, seed=source.seed)
-    if config.explain.num_rows and rows.num_rows and scored.text not in rows.column_names:
+    texts = [name for name in (scored.text, scored.text_pair) if name is not None]
+    absent = [name for name in texts if name not in rows.column_names]
+    if config.explain.num_rows and rows.num_rows and absent:
         raise SchemaError(
             f"explain.num_rows={config.explain.num_rows}: the shards of {source.path} do not hold "
-            f"the column {scored.text!r}; leave it out, or score with it in input.columns"
+            f"the column {absent[0]!r}; leave it out, or score with it in input.columns"
         )
     return rows
 

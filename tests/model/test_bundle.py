@@ -274,22 +274,30 @@ def test_without_a_network_a_model_of_the_hub_is_taken_from_the_hubs_own_cache(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.list_repo_files", unreachable)
     assert open_bundle("them/classifier").digest == digest_of(folder)
-    with pytest.raises(ModelError, match=r"them/other: no such folder, and the hub .*spelling"):
+    with pytest.raises(ModelError, match=r"them/other: no such folder; and the hub .*spelling"):
         open_bundle("them/other")
 
 
-def test_a_folder_beside_others_is_not_looked_for_on_the_hub(
+def test_what_is_no_hub_id_is_not_looked_for_on_the_hub_and_the_folder_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def asked(*_: object, **__: object) -> list[str]:
-        raise AssertionError("the hub was asked")
+    asked: list[str] = []
 
-    monkeypatch.setattr("huggingface_hub.list_repo_files", asked)
+    def ask(name: str) -> list[str]:
+        asked.append(name)
+        return []
+
+    monkeypatch.setattr("huggingface_hub.list_repo_files", ask)
     monkeypatch.chdir(tmp_path)
     for name in ("demo", "reviews"):
         (tmp_path / "models" / name).mkdir(parents=True)
-    with pytest.raises(ModelError, match=r"no such folder; models holds demo, reviews$"):
+    for source in ("./models/demoo", f"{tmp_path}/models/demoo"):
+        with pytest.raises(ModelError, match=r"no such folder; .*models holds demo, reviews$"):
+            open_bundle(source)
+    assert asked == []
+    with pytest.raises(ModelError, match=r"no such folder; models holds demo, reviews; and the"):
         open_bundle("models/demoo")
+    assert asked == ["models/demoo"]  # there may be one of that name
 
 
 @pytest.mark.parametrize(

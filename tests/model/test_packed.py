@@ -9,7 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import EVEN
-from transformers import BertConfig, ModernBertConfig, MPNetConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BigBirdConfig,
+    ModernBertConfig,
+    MPNetConfig,
+)
 
 from bertray.model import backend, packed
 from bertray.model.bundle import load_model
@@ -86,6 +92,35 @@ def test_a_model_that_takes_no_rows_of_our_own_gets_no_padding(make_bundle, capl
     model.register_forward_pre_hook(as_bart_does)
     assert not ignores_padding(model, pad_token_id=0)
     assert "(an <eos> is missing)" in caplog.text
+
+
+def test_a_model_that_reads_the_last_token_of_a_row_is_given_one(make_bundle, caplog):
+    """BART takes the state of ``</s>``, and refuses rows that have it nowhere or twice."""
+    model = load_model(make_bundle("deberta-v2"))
+    model.config.eos_token_id = 7
+
+    def wants_one(_, __, inputs):
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        assert ((ids == 7) & (mask == 1)).sum(dim=1).eq(1).all()
+
+    model.register_forward_pre_hook(wants_one, with_kwargs=True)
+    assert ignores_padding(model, pad_token_id=0)
+    assert caplog.text == ""
+
+
+def test_big_bird_keeps_the_attention_that_it_was_loaded_with():
+    torch.manual_seed(0)
+    config = BigBirdConfig(
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        block_size=16,
+    )
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    assert ignores_padding(model, pad_token_id=0)
+    assert model.bert.attention_type == "block_sparse"
 
 
 def test_a_model_whose_packed_numbers_differ_takes_the_padded_path(

@@ -265,6 +265,10 @@ def test_a_model_that_has_moved_is_looked_for_where_it_is_now(lake: Lake, tmp_pa
         ("night.evaluation=nowhere", "night.evaluation=nowhere: no metrics.json"),
         ("alert.webhook=secret", "alert.webhook: expected a URL that begins with https"),
         ("input.columns=[] explain.num_rows=1", "explain.num_rows: .* will not hold .* 'text'"),
+        (
+            "input.columns=[text] input.text_pair=b explain.num_rows=1",
+            "explain.num_rows: .* will not hold .* 'b'",
+        ),
         ("challenger.train=no.yaml challenger.evaluate=no.yaml", "no.yaml"),
     ],
 )
@@ -280,6 +284,32 @@ def test_what_a_night_cannot_do_at_its_end_is_said_before_a_row_is_scored(
         assert re.search(wrong, said)
         assert "secret" not in said
     assert not list(lake.root.glob("out/*"))
+
+
+def test_some_shards_may_lack_the_label_or_be_none_of_ours(lake: Lake) -> None:
+    shards = {
+        "alien": pa.table({"x": [1]}),
+        "first": pa.table({"text": ["aa"]}),
+        "last": pa.table({"text": ["aa"], "truth": ["bad"]}),
+        "null": pa.table({"text": ["aa"], "truth": pa.nulls(1)}),
+    }
+    for name, table in shards.items():
+        pq.write_table(table, lake.root / "in" / f"{name}.parquet")
+    outcome = lake.night("night.label=truth")
+    assert outcome.night is not None
+    assert (outcome.night.num_rows_new, outcome.num_shards_quarantined) == (3, 1)
+
+
+def test_a_challenger_that_never_was_measured_has_no_metrics_to_show(
+    lake: Lake, tmp_path: Path
+) -> None:
+    for name in ("train", "evaluate"):
+        (tmp_path / f"{name}.yaml").write_text("nonsense: 1\n")
+        lake.words.append(f"challenger.{name}={tmp_path / name}.yaml")
+    lake.grow("a")
+    outcome = lake.night(f"night.evaluation={tmp_path / 'report'}")
+    assert outcome.night is not None
+    assert outcome.night.num_rows_new == ROWS
 
 
 def test_a_night_whose_few_labels_are_all_wrong_is_reported(lake: Lake) -> None:
