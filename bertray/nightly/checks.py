@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from bertray import storage
 from bertray.config import EvaluateConfig, NightlyConfig, TrainConfig, load_config
-from bertray.errors import ConfigError, SchemaError
+from bertray.errors import ConfigError, DataError, SchemaError
 from bertray.model.bundle import Bundle
 from bertray.report.run import find_evaluation
 from bertray.schema import check_label_column
@@ -24,8 +24,7 @@ def check(config: NightlyConfig, bundle: Bundle) -> None:
         UserError: it will not be there.
     """
     source, explain = config.input, config.explain.num_rows
-    if config.challenger.evaluate is None:  # else that may have to write it first
-        find_evaluation(config.night.evaluation, key="night.evaluation")
+    evaluation_of(config)
     webhook = config.alert.webhook
     if webhook is not None and not webhook.startswith(("https://", "http://")):
         raise ConfigError("alert.webhook: expected a URL that begins with https:// or http://")
@@ -44,6 +43,22 @@ def check(config: NightlyConfig, bundle: Bundle) -> None:
             )
     if config.night.label is not None:
         _check_label(config, bundle, config.night.label)
+
+
+def evaluation_of(config: NightlyConfig) -> str | None:
+    """The folder of metrics that the page shows; None while a challenger has yet to write it.
+
+    Raises:
+        DataError: there are none, and no challenger to write them.
+    """
+    folder = config.night.evaluation
+    try:
+        find_evaluation(folder, key="night.evaluation")
+    except DataError:
+        if config.challenger.evaluate is None:
+            raise
+        return None
+    return folder
 
 
 def check_challenger(config: NightlyConfig) -> None:

@@ -15,11 +15,10 @@ from itertools import takewhile
 
 from bertray import storage
 from bertray.config import NightlyConfig, ReportConfig, ScoreConfig
-from bertray.evaluate.report import METRICS
 from bertray.model.bundle import Bundle, open_bundle
 from bertray.nightly.alert import send_alert
 from bertray.nightly.challenger import challenge
-from bertray.nightly.checks import check
+from bertray.nightly.checks import check, evaluation_of
 from bertray.nightly.history import (
     ID,
     INDEX,
@@ -201,10 +200,7 @@ def report_config(
         history: where nights are kept.
         nights: of the same model and settings.
     """
-    reference, evaluation = reference_of(history, nights), config.night.evaluation
-    if config.challenger.evaluate is not None and evaluation is not None:
-        # The challenger's own; there is none before the first one that could be measured.
-        evaluation = evaluation if storage.exists(storage.join(evaluation, METRICS)) else None
+    reference = reference_of(history, nights)
     fine = [night for night in nights if night is not reference and not night.trouble]
     return ReportConfig.model_validate(
         {
@@ -212,7 +208,7 @@ def report_config(
                 "path": config.output.path,
                 "reference": None if reference is None else profile_uri(history, reference),
                 "past": [profile_uri(history, night) for night in fine[-MOST_PAST:]],
-                "evaluation": evaluation,
+                "evaluation": evaluation_of(config),
                 "label": config.night.label,
                 "sample_rows": config.night.sample_rows,
             },
