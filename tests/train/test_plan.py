@@ -51,10 +51,27 @@ def test_epochs_and_seeds_shuffle_anew() -> None:
 
 
 def test_grouping_by_length_leaves_little_padding() -> None:
-    lengths = random_lengths(32 * WINDOW_BATCHES)
+    lengths = random_lengths(32 * WINDOW_BATCHES * 4)
     batches = plan_epoch(lengths, global_batch_size=32, seed=0, epoch=0)
+    at_random = np.split(np.arange(len(lengths)), range(32, len(lengths), 32))
+    assert padding(batches, lengths) < 0.15
+    assert padding(at_random, lengths) > 3 * padding(batches, lengths)
+
+
+def test_neighbouring_steps_see_rows_of_all_lengths() -> None:
+    """Else a model whose labels go with the length would see one label for many steps."""
+    lengths = random_lengths(32 * WINDOW_BATCHES * 20)
+    batches = plan_epoch(lengths, global_batch_size=32, seed=0, epoch=0)
+    for first in range(0, len(batches), WINDOW_BATCHES):
+        window = lengths[np.concatenate(batches[first : first + WINDOW_BATCHES])]
+        standard_error = lengths.std() / np.sqrt(len(window))
+        assert abs(window.mean() - lengths.mean()) < 4 * standard_error
+
+
+def padding(batches: list[np.ndarray], lengths: np.ndarray) -> float:
+    """Tokens of padding per real token."""
     padded = sum(len(rows) * lengths[rows].max() for rows in batches)
-    assert padded < 1.05 * lengths.sum()
+    return float(padded / lengths.sum() - 1)
 
 
 @given(num_rows=st.integers(1, 100), workers=st.integers(1, 8), seed=SIZES)
