@@ -63,7 +63,8 @@ class Alert(Section):
     )
     on: Literal["trouble", "always"] = Field(
         "trouble",
-        description="Tell of nights with drift, quarantined shards or rows (`trouble`), or of all.",
+        description="Tell of nights with drift, quarantined shards or rows, and of those that "
+        "failed (`trouble`), or of all.",
     )
 
 

@@ -47,7 +47,7 @@ class ReportModel(Section):
 class Explain(Section):
     """Rows whose words are marked by what they did to the prediction."""
 
-    num_rows: Annotated[int, Field(ge=0)] = Field(
+    num_rows: Annotated[int, Field(ge=0, le=20)] = Field(  # a page of more is over 3 MB
         0,
         description="Rows of each kind: least certain, most confident, random and, with "
         "`input.label`, the most confident errors. More than 0 needs `pip install "

@@ -156,14 +156,20 @@ def promote(root: str, version: Version, *, why: str) -> Promotion:
     name, number = version.name, str(version.number)
     with _asking(root, key="gate.store") as client:
         if _numbers_in_use(client, name).get(CHAMPION) == version.number:
-            tags = client.get_model_version(name, number).tags
-            return Promotion(version.number, *(tags.get(tag, "") for tag in (AT, BY, WHY)))
+            return _promotion(client.get_model_version(name, number))
         promotion = Promotion(version.number, now(), who(), why[:LONGEST_TAG])
         said = {AT: promotion.at, BY: promotion.by, WHY: promotion.why}
         for tag, value in said.items():
             client.set_model_version_tag(name, number, tag, value)
         client.set_registered_model_alias(name, CHAMPION, number)
         return promotion
+
+
+def promotion_of(root: str, version: Version) -> Promotion | None:
+    """How a version came to be the champion; None if it was not by us."""
+    with _asking(root, key="model.store") as client:
+        found = client.get_model_version(version.name, str(version.number))
+        return _promotion(found) if AT in found.tags else None
 
 
 def fetch(location: str, *, key: str) -> Path:
@@ -283,6 +289,10 @@ def _version(root: str, client: "MlflowClient", found: "ModelVersion") -> Versio
         location=f"{root}#{reference}{'' if digest is None else f'@{digest}'}",
         reference=reference,
     )
+
+
+def _promotion(found: "ModelVersion") -> Promotion:
+    return Promotion(int(found.version), *(found.tags.get(tag, "") for tag in (AT, BY, WHY)))
 
 
 def _digest_of(client: "MlflowClient", found: "ModelVersion") -> str | None:

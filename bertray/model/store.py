@@ -149,6 +149,12 @@ def promotions(root: str, name: str, *, alias: str = CHAMPION) -> list[Promotion
     return [Promotion(**one) for one in found]
 
 
+def promotion_of(root: str, version: Version) -> Promotion | None:
+    """How a version came to be the champion, the last time that it did; None if it never did."""
+    held = promotions(root, version.name)
+    return next((one for one in reversed(held) if one.version == version.number), None)
+
+
 def add(root: str, name: str, folder: Path) -> Version:
     """Put a bundle into the store; a version that has its files already is given back.
 

@@ -45,6 +45,13 @@ def promote(root: str, version: Version, *, why: str) -> Promotion:
     return store.promote(root, version, why=why)
 
 
+def promotion_of(root: str, version: Version) -> Promotion | None:
+    """How a version was put in use; None if it never was."""
+    if registry.is_root(root):
+        return registry.promotion_of(root, version)
+    return store.promotion_of(root, version)
+
+
 def fetch(place: str, *, key: str) -> Path:
     """A local folder that holds the model at a version's location, or whatever else is named."""
     if registry.is_location(place):

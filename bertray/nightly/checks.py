@@ -10,6 +10,7 @@ from bertray import storage
 from bertray.config import EvaluateConfig, NightlyConfig, TrainConfig, load_config
 from bertray.errors import ConfigError, DataError, SchemaError
 from bertray.model.bundle import Bundle
+from bertray.nightly.history import history_of
 from bertray.report.run import find_evaluation
 from bertray.schema import check_label_column
 from bertray.score.plan import SUFFIX
@@ -24,6 +25,7 @@ def check(config: NightlyConfig, bundle: Bundle) -> None:
         UserError: it will not be there.
     """
     source, explain = config.input, config.explain.num_rows
+    history_of(config)
     evaluation_of(config)
     webhook = config.alert.webhook
     if webhook is not None and not webhook.startswith(("https://", "http://")):

@@ -4,6 +4,7 @@ records/20261126T011307.json     a `Night`
 profiles/20261126T011307.json    what its new rows were like
 20261126T011307.html             its page
 index.html                       all nights, the latest first
+challenger.json                  what became of a challenger, until a night has told it
 _lease.json                      which run is at work
 """
 
@@ -13,7 +14,8 @@ from datetime import datetime
 from typing import Any
 
 from bertray import storage
-from bertray.errors import DataError
+from bertray.config import NightlyConfig
+from bertray.errors import ConfigError, DataError
 from bertray.report.nights import MOST_NIGHTS, NightLine
 from bertray.report.page import render_index
 from bertray.report.profile import Profile
@@ -23,7 +25,7 @@ from bertray.score.plan import side_by_side
 FORMAT_VERSION = 1
 ID = "%Y%m%dT%H%M%S"  # of a night, UTC
 INDEX = "index.html"
-RECORDS, PROFILES = "records", "profiles"
+RECORDS, PROFILES, UNTOLD = "records", "profiles", "challenger.json"
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,22 @@ class Night:
         return f"{self.id}.html"
 
 
+def history_of(config: NightlyConfig) -> str:
+    """Where nights are kept: beside the scored shards unless told.
+
+    Raises:
+        ConfigError: among the scored shards.
+    """
+    output = storage.absolute(config.output.path).rstrip("/")
+    history = storage.absolute(config.history.path or f"{output}-nights").rstrip("/")
+    if history == output:
+        raise ConfigError(
+            f"history.path={config.history.path} is output.path too: nights have a folder of their "
+            "own; leave it out for one beside output.path"
+        )
+    return history
+
+
 def read_nights(history: str) -> list[Night]:
     """All nights, oldest first.
 
@@ -95,6 +113,21 @@ def put_night(history: str, night: Night, profile: Profile) -> None:
     storage.put_json(storage.join(history, PROFILES, name), profile.to_json(), overwrite=True)
     record = {"format_version": FORMAT_VERSION, **asdict(night)}
     storage.put_json(storage.join(history, RECORDS, name), record, overwrite=True)
+
+
+def read_untold(history: str) -> str | None:
+    """What became of a challenger and no night has told, for it was cut off."""
+    found = storage.get_json(storage.join(history, UNTOLD))
+    return None if found is None else str(found["said"])
+
+
+def put_untold(history: str, said: str | None) -> None:
+    """Keep what became of a challenger; None once it is told."""
+    uri = storage.join(history, UNTOLD)
+    if said is not None:
+        storage.put_json(uri, {"said": said}, overwrite=True)
+    elif storage.exists(uri):
+        storage.remove(uri)
 
 
 def put_index(history: str, nights: Sequence[Night]) -> None:

@@ -15,19 +15,23 @@ from itertools import takewhile
 
 from bertray import storage
 from bertray.config import NightlyConfig, ReportConfig, ScoreConfig
+from bertray.errors import ModelError
 from bertray.model.bundle import Bundle, open_bundle
-from bertray.nightly.alert import send_alert
+from bertray.nightly.alert import alert_of_failure, send_alert
 from bertray.nightly.challenger import challenge
 from bertray.nightly.checks import check, evaluation_of
 from bertray.nightly.history import (
     ID,
     INDEX,
     Night,
+    history_of,
     lines_of,
     profile_uri,
     put_index,
     put_night,
+    put_untold,
     read_nights,
+    read_untold,
     reference_of,
 )
 from bertray.report.run import Report, report
@@ -51,7 +55,8 @@ class Outcome:
         page: of the night, or of the latest one that had something to do.
         index: the page that lists all nights.
         report: of the night.
-        num_rows_quarantined: rows of the output that held a text and yet got no prediction.
+        num_rows_quarantined: rows of that night, or of the latest one, that held a text and yet got
+            no prediction.
         num_shards_quarantined: shards that are not in the output.
         drifted: signals of that night, or of the latest one.
     """
@@ -85,11 +90,12 @@ def nightly(
         UserError: the config, the model, the input or a folder cannot be used.
         ClusterError: Ray failed again and again. What is done is safe.
     """
-    history = storage.absolute(history_of(config))
-    with hold(history, on_wait=on_wait):
+    told = alert_of_failure(config.alert, output=config.output.path)
+    with told, hold(history := history_of(config), on_wait=on_wait):
         began, start = datetime.now(UTC), time.perf_counter()
         nights = read_nights(history)
-        said = challenge(config.challenger)
+        said = challenge(config.challenger) or read_untold(history)
+        put_untold(history, said)
         notes = [said] if said is not None else []
         job, bundle = choose_model(config, notes)
         check(config, bundle)
@@ -98,7 +104,8 @@ def nightly(
         alike = [night for night in nights if night.digests == digests]
         new = new_files(config.output.path, nights, digests, scored_now=summary.splits_scored)
         night, made, page = None, None, ""
-        if new or not alike or summary.quarantined != list(alike[-1].quarantined):
+        is_news = said is not None and (not nights or said not in nights[-1].notes)
+        if new or is_news or not alike or summary.quarantined != list(alike[-1].quarantined):
             night_id = f"{began:{ID}}"
             page = storage.join(history, f"{night_id}.html")
             made = report(
@@ -125,20 +132,16 @@ def nightly(
             put_night(history, night, made.profile)
             nights.append(night)
         put_index(history, nights)
+        put_untold(history, None)
     return Outcome(
         night=night,
         page=page or storage.join(history, nights[-1].page),
         index=storage.join(history, INDEX),
         report=made,
-        num_rows_quarantined=summary.num_rows_quarantined,
+        num_rows_quarantined=(night or alike[-1]).num_rows_quarantined,
         num_shards_quarantined=len(summary.quarantined),
         drifted=(night or alike[-1]).drifted,
     )
-
-
-def history_of(config: NightlyConfig) -> str:
-    """Where nights are kept: beside the scored shards unless told."""
-    return config.history.path or f"{config.output.path.rstrip('/')}-nights"
 
 
 def choose_model(config: NightlyConfig, notes: list[str]) -> tuple[ScoreConfig, Bundle]:
@@ -159,12 +162,19 @@ def choose_model(config: NightlyConfig, notes: list[str]) -> tuple[ScoreConfig, 
         notes.append(f"all rows were scored anew by {bundle.source}; before it {there.model} did")
         output = job.output.model_copy(update={"replace": True})
         return job.model_copy(update={"output": output}), bundle
+    former = open_bundle(there.model, root=job.model.store)
+    if former.digest != there.model_digest:
+        raise ModelError(
+            f"model.path={config.model.path}: {there.model} is not the model any more that "
+            f"{config.output.path} was scored by, so no night can go on with that; set "
+            "night.on_new_model=rescore, or keep models in a store, where none is overwritten"
+        )
     notes.append(
         f"{bundle.source} stands by; {config.output.path} goes on with {there.model} until "
         "night.on_new_model=rescore"
     )
     model = job.model.model_copy(update={"path": there.model})
-    return job.model_copy(update={"model": model}), open_bundle(there.model, root=model.store)
+    return job.model_copy(update={"model": model}), former
 
 
 def new_files(

@@ -12,7 +12,7 @@ from bertray.report.explain import Explainer, Explanation, Word
 from bertray.report.known import right_rows
 from bertray.report.profile import least_sure
 from bertray.report.scored import Scored
-from bertray.schema import OK, scored_column_names
+from bertray.schema import ABSTAINED, OK, scored_column_names
 
 MOST_CHARACTERS = 1_200  # of a text that are shown
 FAINTEST = 0.08  # of the strongest word's attribution: weaker words are not marked
@@ -69,21 +69,18 @@ def explained(
         scored: the folder it is from.
         explainer: of the model that scored them.
         num_rows: of each kind; a row is shown once.
-        label: column of true labels.
+        label: column of true labels, as `name_labels` gives them.
         seed: of the random ones.
     """
     examples = []
-    chosen = chosen_rows(
-        rows, scored, num_rows=num_rows, label=label, labels=explainer.labels, seed=seed
-    )
-    for kind, index in chosen:
+    for kind, index in chosen_rows(rows, scored, num_rows=num_rows, label=label, seed=seed):
         row = rows.slice(index, 1).to_pylist()[0]
         texts = [row[column] for column in (scored.text, scored.text_pair) if column is not None]
         name, value = _said(row, scored, explainer.labels)
         found = explainer(*texts, label=name)
         truth = row[label] if label is not None else None
         if truth is not None:
-            truth = ", ".join(map(str, truth)) if isinstance(truth, list) else str(truth)
+            truth = ", ".join(truth) if isinstance(truth, list) else str(truth)
         marks = marks_of(texts, found.words)
         examples.append(Example(kind, value, marks, found, truth))
     return examples
@@ -95,16 +92,15 @@ def chosen_rows(
     *,
     num_rows: int,
     label: str | None,
-    labels: Sequence[str],
     seed: int,
 ) -> Iterator[tuple[str, int]]:
     """Kind and number of each row to explain."""
     columns = scored_column_names(scored.prefix, scored.task)
     first, *others, status = (rows[name] for name in columns)
-    ok = np.flatnonzero(np.asarray(pc.equal(status, OK)))
+    ok = np.flatnonzero(np.asarray(pc.is_in(status, pa.array([OK, ABSTAINED]))))
     right = np.full(rows.num_rows, np.nan)
     if label is not None:
-        right = right_rows(rows, scored, label, labels=labels)
+        right = right_rows(rows, scored, label)
     if scored.task == "regression":
         low, errors, high = "lowest score", "largest errors", "highest score"
         sureness = first.take(ok).to_numpy()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 from bertray.errors import DataError
 from bertray.evaluate.metrics import regression_metrics
 from bertray.report.scored import Scored
-from bertray.schema import OK, check_label_column, scored_column_names
+from bertray.schema import OK, check_column, check_label_column, scored_column_names
 
 NUM_BINS = 10  # of equally many rows, in the reliability diagram
 MOST_LABELS = 12  # of the confusion matrix: those that most rows have
@@ -38,17 +39,16 @@ class Known:
     accuracy: tuple[float, ...] = ()
 
 
-def right_rows(
+def name_labels(
     rows: pa.Table, scored: Scored, label: str, *, labels: Sequence[str] | None
-) -> np.ndarray:
-    """Of each row 1 if its prediction is right, 0 if it is not, NaN if nobody knows.
+) -> pa.Table:
+    """The rows with their true labels by name, as predicted ones are, or as float64.
 
-    Of a regression model the distance from the true number, its sign changed: the less right, the
-    less.
+    Integers that are no names of the model's count as its label ids, as in evaluation.
 
     Args:
-        rows: with the scored columns.
-        scored: the folder that they are from.
+        rows: of the folder, with that column.
+        scored: the folder.
         label: column of true labels.
         labels: that the model knows; None if it is not at hand.
 
@@ -56,49 +56,92 @@ def right_rows(
         SchemaError: there is no such column, or of a type that is no label.
         DataError: its labels are none of the model's.
     """
+    check_column(rows.schema, label, where=scored.path, key="input.label")
+    column, place = rows[label], rows.column_names.index(label)
+    if scored.task == "regression":
+        kind = pa.float64()
+    else:
+        kind = pa.list_(pa.string()) if scored.task == "multi_label" else pa.string()
+    if pa.types.is_null(column.type):
+        return rows.set_column(place, label, pa.nulls(len(rows), kind))
     check_label_column(rows.schema, label, where=scored.path, key="input.label", task=scored.task)
+    if scored.task == "regression":
+        numbers = column.cast(kind, safe=False)
+        numbers = pc.if_else(pc.is_finite(numbers), numbers, None)
+        return rows.set_column(place, label, numbers)
+    is_list = scored.task == "multi_label"
+    names = _names_of(pc.list_flatten(column) if is_list else column, labels, label)
+    named: list[Any] = [
+        [names[item] for item in one] if isinstance(one, list) else names.get(one)
+        for one in column.to_pylist()
+    ]
+    return rows.set_column(place, label, pa.array(named, kind))
+
+
+def _names_of(
+    column: pa.ChunkedArray, labels: Sequence[str] | None, label: str
+) -> dict[object, str | None]:
+    found = pc.unique(column)
+    names = dict(zip(found.to_pylist(), found.cast(pa.string()).to_pylist(), strict=True))
+    if labels is None or not any(names.values()):
+        return names
+    if pa.types.is_integer(found.type) and not set(labels) & set(names.values()):
+        ids = {one for one in names if one is not None and 0 <= one < len(labels)}
+        names |= {one: labels[one] for one in ids}
+    if not set(labels) & set(names.values()):
+        some = next(name for name in names.values() if name)
+        raise DataError(
+            f"input.label={label}: its values, such as {some!r}, are none of the model's labels: "
+            f"{', '.join(labels[:8])}"
+        )
+    return names
+
+
+def right_rows(rows: pa.Table, scored: Scored, label: str) -> np.ndarray:
+    """Of each row 1 if its prediction is right, 0 if it is not, NaN if nobody knows.
+
+    Of a regression model the distance from the true number, its sign changed: the less right, the
+    less.
+
+    Args:
+        rows: with the scored columns and true labels, as `name_labels` gives them.
+        scored: the folder that they are from.
+        label: column of true labels.
+    """
     *predicted, status = (rows[name] for name in scored_column_names(scored.prefix, scored.task))
     ok = np.asarray(pc.equal(status, OK)) & np.asarray(rows[label].is_valid())
     right = np.full(rows.num_rows, np.nan)
+    ours, theirs = predicted[0].filter(ok), rows[label].filter(ok)
     if scored.task == "regression":
-        right[ok] = -np.abs(_numbers(predicted[0].filter(ok)) - _numbers(rows[label].filter(ok)))
-        return right
-    ours, theirs = predicted[0].filter(ok).to_pylist(), rows[label].filter(ok).to_pylist()
-    if scored.task == "multi_label":
-        sets = ({str(name) for name in one} for one in theirs)
-        right[ok] = [set(one) == other for one, other in zip(ours, sets, strict=True)]
-        return right
-    names = [str(name) for name in theirs]
-    if names and labels is not None and not any(name in labels for name in names):
-        raise DataError(
-            f"input.label={label}: its values, such as {names[0]!r}, are none of the model's "
-            f"labels: {', '.join(labels[:8])}"
-        )
-    right[ok] = [one == other for one, other in zip(ours, names, strict=True)]
+        right[ok] = -np.abs(ours.to_numpy() - theirs.to_numpy())
+    elif scored.task == "multi_label":
+        pairs = zip(ours.to_pylist(), theirs.to_pylist(), strict=True)
+        right[ok] = [set(one) == set(other) for one, other in pairs]
+    else:
+        right[ok] = pc.equal(ours, theirs)
     return right
 
 
-def compare_with_truth(
-    rows: pa.Table, scored: Scored, label: str, *, labels: Sequence[str] | None
-) -> Known | None:
+def compare_with_truth(rows: pa.Table, scored: Scored, label: str) -> Known | None:
     """Metrics of the rows that have a true label and a prediction; None if no row has both.
 
-    Takes and raises what `right_rows` does.
+    Takes what `right_rows` does.
     """
-    right = right_rows(rows, scored, label, labels=labels)
+    right = right_rows(rows, scored, label)
     there = np.flatnonzero(~np.isnan(right))
     if not len(there):
         return None
     rows, right = rows.take(pa.array(there)), right[there]
     predicted, *others, _ = (rows[name] for name in scored_column_names(scored.prefix, scored.task))
     if scored.task == "regression":
-        metrics = regression_metrics(_numbers(predicted), _numbers(rows[label]))
+        metrics = regression_metrics(
+            predicted.to_numpy().astype(np.float64), rows[label].to_numpy()
+        )
         metrics.pop("loss")
         return Known(len(there), metrics)
     if scored.task == "multi_label":
         return Known(len(there), {"subset accuracy": float(right.mean())})
-    ours = predicted.to_pylist()
-    theirs = [str(name) for name in rows[label].to_pylist()]
+    ours, theirs = predicted.to_pylist(), rows[label].to_pylist()
     confidence, accuracy = _reliability(others[0].to_numpy().astype(float), right)
     labels = _most_common(theirs, ours)
     return Known(
@@ -129,7 +172,3 @@ def _reliability(
 def _most_common(theirs: Sequence[str], ours: Sequence[str]) -> tuple[str, ...]:
     names, counts = np.unique([*theirs, *ours], return_counts=True)
     return tuple(str(name) for name in names[np.sort(np.argsort(-counts)[:MOST_LABELS])])
-
-
-def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy())

@@ -46,6 +46,7 @@ class Content:
         known: what true labels among the scored rows say.
         evaluation: metrics.json.
         examples: explained rows.
+        origin: what the model went through.
         num_sampled: rows that were read for the profile.
         missing: what could not be shown, and why.
         nights: other nights, the latest first.
@@ -61,6 +62,7 @@ class Content:
     known: Known | None
     evaluation: Mapping[str, Any] | None
     examples: Sequence[Example]
+    origin: Sequence[tuple[str, str]]
     num_sampled: int
     missing: Sequence[str]
     nights: Sequence[NightLine] = ()

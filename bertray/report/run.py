@@ -20,8 +20,9 @@ from bertray.model.pretrained import load_tokenizer
 from bertray.report.drift import Verdict, compare
 from bertray.report.examples import Example, explained
 from bertray.report.explain import Explainer
-from bertray.report.known import compare_with_truth
+from bertray.report.known import compare_with_truth, name_labels
 from bertray.report.nights import NightLine
+from bertray.report.origin import origin_of
 from bertray.report.page import Content, render
 from bertray.report.profile import Profile, profile_of
 from bertray.report.scored import Scored, open_scored, sample_rows
@@ -72,7 +73,8 @@ def report(
 
     Args:
         config: the job.
-        only: names of the scored files that it is about; all by default.
+        only: names of the scored files that it is about, those of a night, which may lack labels
+            that can be used; all by default.
         nights: that are listed, the latest first.
         notes: what else there is to know.
 
@@ -85,10 +87,22 @@ def report(
     bundle = find_model(config, scored, missing)
     unknown = unknown_shares(bundle) if bundle is not None else None
     rows = sampled(config, scored)
-    if scored.text not in rows.column_names:
+    label = source.label if rows.num_rows else None
+    if rows.num_rows and scored.text not in rows.column_names:
         missing.append(
             f"The shards do not hold the column {scored.text!r}: nothing is said of texts."
         )
+    if label is not None:
+        labels = bundle.labels if bundle is not None else None
+        if labels is None:
+            missing.append(f"Nobody checked that {label!r} holds labels that the model knows.")
+        try:
+            rows = name_labels(rows, scored, label, labels=labels)
+        except UserError as error:
+            if only is None:
+                raise
+            missing.append(f"Tonight's rows were not held against true labels: {error}")
+            label = None
     profile = night_profile(scored, rows, unknown)
     storage.put_json(storage.join(source.path, PROFILE), profile.to_json(), overwrite=True)
     reference = find_profile(source.reference, config, unknown) if source.reference else None
@@ -101,23 +115,19 @@ def report(
             scored,
             Explainer(bundle),
             num_rows=config.explain.num_rows,
-            label=source.label,
+            label=label,
             seed=source.seed,
         )
-    labels = bundle.labels if bundle is not None else None
-    if source.label and labels is None:
-        missing.append(f"Nobody checked that {source.label!r} holds labels that the model knows.")
     content = Content(
         scored=scored,
         profile=profile,
         reference=reference,
         reference_name=source.reference or "",
         verdicts=verdicts,
-        known=compare_with_truth(rows, scored, source.label, labels=labels)
-        if source.label
-        else None,
+        known=compare_with_truth(rows, scored, label) if label is not None else None,
         evaluation=find_evaluation(source.evaluation),
         examples=examples,
+        origin=origin_of(bundle, root=config.model.store) if bundle is not None else [],
         num_sampled=rows.num_rows,
         missing=missing,
         nights=nights,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from bertray import storage
 from bertray.errors import OutputError
-from bertray.schema import Task
+from bertray.schema import Task, is_list, is_text
 from bertray.score import manifest as folder
 from bertray.score.commits import (
     LABEL_COUNTS,
@@ -141,6 +141,10 @@ def sample_rows(scored: Scored, *, columns: Sequence[str], num_rows: int, seed: 
         columns: those wanted; ones that are not there are left out.
         num_rows: about so many.
         seed: of the draw.
+
+    Returns:
+        Texts are string, however the shards encode them, and so is a column that is text in some
+        shards and numbers in others.
     """
     files = [file for file in scored.manifest["files"] if file["rows"]]
     rng = np.random.default_rng(seed)
@@ -157,7 +161,28 @@ def sample_rows(scored: Scored, *, columns: Sequence[str], num_rows: int, seed: 
     tables = side_by_side(lambda draw: _some_rows(*draw, columns=columns), draws)
     if not tables:
         return pa.table({})
-    return pa.concat_tables(tables, promote_options="permissive")
+    tables = [_plain(table) for table in tables]
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowTypeError:
+        texts = {f.name for table in tables for f in table.schema if pa.types.is_string(f.type)}
+        return pa.concat_tables(
+            [_plain(table, texts=texts) for table in tables], promote_options="permissive"
+        )
+
+
+def _plain(table: pa.Table, texts: Container[str] = ()) -> pa.Table:
+    """The table with its columns decoded; those named as text."""
+    kinds = [pa.string() if f.name in texts else _plain_type(f.type) for f in table.schema]
+    return table.cast(pa.schema(zip(table.column_names, kinds, strict=True)))
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if is_list(kind):
+        return pa.list_(_plain_type(kind.value_type))
+    return pa.string() if is_text(kind) else kind
 
 
 def _some_rows(uri: str, num_rows: int, seed: int, *, columns: Sequence[str]) -> pa.Table:

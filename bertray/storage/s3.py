@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import mimetypes
 import random
 import time
 import uuid
@@ -201,13 +202,16 @@ class PatientS3(S3FileSystem):  # type: ignore[misc]
     async def _upload(
         self, staged: Path, target: dict[str, str], token: str, condition: dict[str, str]
     ) -> None:
-        metadata = {WRITER: token}
+        kind, _ = mimetypes.guess_type(target["Key"])
+        told: dict[str, Any] = {"Metadata": {WRITER: token}}
+        if kind is not None:  # else a browser would not show a page, but save it
+            told["ContentType"] = kind
         size = staged.stat().st_size
         if size <= PART_BYTES:
             body = staged.read_bytes()
-            await self._call_s3("put_object", **target, Body=body, Metadata=metadata, **condition)
+            await self._call_s3("put_object", **target, Body=body, **told, **condition)
             return
-        started = await self._call_s3("create_multipart_upload", **target, Metadata=metadata)
+        started = await self._call_s3("create_multipart_upload", **target, **told)
         upload = {**target, "UploadId": started["UploadId"]}
         try:
             parts = await self._upload_parts(staged, upload, size)

@@ -1,5 +1,6 @@
 """Each night scores what is new, says what it was like, and leaves one page; twice is once."""
 
+import html
 import http.server
 import json
 import re
@@ -19,21 +20,25 @@ from scored_here import SECONDS, score_here
 
 from bertray import cli, storage
 from bertray.config import EvaluateConfig, NightlyConfig, load_config
+from bertray.errors import ConfigError, ModelError, SchemaError
 from bertray.evaluate.evaluation import Verdict
 from bertray.model import store
 from bertray.model.bundle import open_bundle
 from bertray.nightly import run
 from bertray.nightly.history import read_nights
 from bertray.nightly.run import Outcome, nightly
+from bertray.score.lease import hold
 from bertray.score.manifest import MANIFEST
 
 ROWS = 400
+UNSPEAKABLE = "no number can be given to this"
 
 
 def by_length(texts: Sequence[str | None]) -> np.ndarray:
-    """The longer a text, the better."""
+    """The longer a text, the better; one text breaks the model."""
     lengths = np.array([len(text or "") for text in texts], float)
     good = np.clip(lengths / 60, 0.02, 0.97)
+    good[[text == UNSPEAKABLE for text in texts]] = np.nan
     return np.stack([(1 - good) * 0.7, (1 - good) * 0.3, good], axis=1)
 
 
@@ -63,9 +68,9 @@ class Lake:
         table = pa.table({"text": ["a" * length for length in lengths]})
         pq.write_table(table, self.root / "in" / f"{name}.parquet")
 
-    def night(self, *words: str) -> Outcome:
+    def night(self, *words: str, **hooks: Any) -> Outcome:
         fixed = [f"input.path={self.root / 'in'}", f"output.path={self.root / 'out'}"]
-        return nightly(load_config(NightlyConfig, None, [*self.words, *fixed, *words]))
+        return nightly(load_config(NightlyConfig, None, [*self.words, *fixed, *words]), **hooks)
 
 
 @pytest.fixture
@@ -300,6 +305,108 @@ def test_some_shards_may_lack_the_label_or_be_none_of_ours(lake: Lake) -> None:
     assert (outcome.night.num_rows_new, outcome.num_shards_quarantined) == (3, 1)
 
 
+@pytest.mark.parametrize(
+    ("truth", "says"),
+    [
+        (["bad", "bad", "good"], "3 scored rows that have a true label"),
+        (pa.array(["bad", "bad", "good"]).dictionary_encode(), "3 scored rows that have"),
+        ([0, 0, 2], "3 scored rows that have a true label"),
+        (pa.nulls(3), "every row of every shard is here"),
+        (["pending"] * 3, "were not held against true labels: input.label=truth: its values"),
+        ([True, False, True], "were not held against true labels: input.label=truth: its values"),
+        ([0.5, 0.5, 0.5], "were not held against true labels: .* is double"),
+        (None, "were not held against true labels: .* no column 'truth'"),
+    ],
+)
+def test_labels_that_cannot_be_used_cost_a_night_what_they_would_have_told(
+    lake: Lake, truth: Any, says: str
+) -> None:
+    texts = ["a" * 3, "b" * 4, "c" * 100]  # bad, bad, good
+    pq.write_table(pa.table({"text": texts, "truth": ["bad"] * 3}), lake.root / "in" / "a.parquet")
+    lake.night("night.label=truth")
+    table = pa.table({"text": texts} | ({} if truth is None else {"truth": truth}))
+    pq.write_table(table, lake.root / "in" / "b.parquet")
+    outcome = lake.night("night.label=truth")
+    assert outcome.night is not None
+    assert re.search(says, html.unescape(Path(outcome.page).read_text()))
+
+
+def test_a_night_whose_only_news_is_a_broken_shard_needs_no_labels(lake: Lake) -> None:
+    pq.write_table(pa.table({"text": ["a"], "truth": ["bad"]}), lake.root / "in" / "a.parquet")
+    lake.night("night.label=truth")
+    (lake.root / "in" / "broken.parquet").write_bytes(b"PAR1 nothing")
+    outcome = lake.night("night.label=truth")
+    assert outcome.num_shards_quarantined == 1
+    assert "1 shard could not be scored" in Path(outcome.page).read_text()
+    assert "do not hold the column" not in Path(outcome.page).read_text()
+
+
+def test_shards_may_hold_texts_and_labels_in_any_arrow_type(lake: Lake) -> None:
+    texts = pa.array(["aa", "bb", None])
+    shards = {
+        "a": (texts, pa.array(["0", "1", "2"])),
+        "b": (texts.dictionary_encode(), pa.array([0, 1, 2])),
+        "c": (texts.cast(pa.large_string()), pa.array([0, 1, 2], pa.int8())),
+        "d": (texts.cast(pa.string_view()), pa.array(["0", "1", "2"]).dictionary_encode()),
+    }
+    for name, (text, group) in shards.items():
+        table = pa.table({"text": text, "truth": group})
+        pq.write_table(table, lake.root / "in" / f"{name}.parquet")
+    outcome = lake.night("night.label=truth")
+    assert outcome.report is not None
+    assert outcome.report.profile.counts["length"]
+    assert outcome.report.num_rows == 12
+
+
+def test_rows_without_a_prediction_fail_their_night_alone(lake: Lake) -> None:
+    words = [*lake.words, f"input.path={lake.root / 'in'}", f"output.path={lake.root / 'out'}"]
+    pq.write_table(pa.table({"text": [UNSPEAKABLE, "a"]}), lake.root / "in" / "a.parquet")
+    assert cli.main(["nightly", *words]) == cli.QUARANTINED
+    assert cli.main(["nightly", *words]) == cli.QUARANTINED  # nobody has looked yet
+    lake.grow("b")
+    assert cli.main(["nightly", *words]) == cli.DONE
+
+
+def test_nights_have_a_folder_of_their_own(lake: Lake) -> None:
+    lake.grow("a")
+    with pytest.raises(ConfigError, match=r"history.path=.* is output.path too: .* leave it out"):
+        lake.night(f"history.path={lake.root / 'out'}/")
+
+
+def test_a_night_does_not_go_on_with_a_model_that_was_written_over(
+    lake: Lake, other_classifier: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(lake.words[0].removeprefix("model.path="), model)
+    lake.words = [f"model.path={model}"]
+    lake.grow("a")
+    lake.night()
+    shutil.rmtree(model)
+    shutil.copytree(other_classifier, model)
+    lake.grow("b")
+    with pytest.raises(ModelError, match=r"is not the model any more .*on_new_model=rescore"):
+        lake.night()
+    outcome = lake.night("night.on_new_model=rescore")
+    assert outcome.night is not None
+    assert outcome.night.num_rows_new == 2 * ROWS
+
+
+def test_two_nights_at_once_are_one_after_the_other(lake: Lake) -> None:
+    lake.grow("a")
+    waited = threading.Event()
+    outcomes: list[Outcome] = []
+    history = f"{lake.root}/out-nights"
+    with hold(history, on_wait=lambda _: None):
+        second = threading.Thread(
+            target=lambda: outcomes.append(lake.night(on_wait=lambda _: waited.set()))
+        )
+        second.start()
+        assert waited.wait(20)
+        assert not storage.exists(f"{lake.root}/out")
+    second.join(60)
+    assert outcomes[0].night is not None
+
+
 def test_a_challenger_that_never_was_measured_has_no_metrics_to_show(
     lake: Lake, tmp_path: Path
 ) -> None:
@@ -358,6 +465,7 @@ def test_the_webhook_is_told_of_trouble_and_tried_again(
         lake.grow("b", mean=90)
         with pytest.raises(ZeroDivisionError):
             lake.night(f"alert.webhook={address}")
+    assert taken.pop()["trouble"].startswith("failed: ")
     assert taken.pop()["drifted"]  # a night that is cut off later has been told of
     (lake.root / "in" / "broken.parquet").write_bytes(b"PAR1 nothing")
     outcome = lake.night(f"alert.webhook={address}")
@@ -366,6 +474,19 @@ def test_the_webhook_is_told_of_trouble_and_tried_again(
     assert told["page"] == outcome.page
     everything = b"".join(path.read_bytes() for path in lake.root.rglob("*") if path.is_file())
     assert address.encode() not in everything
+
+
+def test_the_webhook_is_told_of_a_night_that_failed(
+    lake: Lake, webhook: tuple[str, list[dict[str, Any]]]
+) -> None:
+    url, taken = webhook
+    lake.grow("a")
+    with pytest.raises(SchemaError):
+        lake.night(f"alert.webhook={url}", "night.label=nolabel")
+    (message,) = taken
+    assert message["trouble"].startswith("failed: ")
+    assert "set night.label" in message["text"]
+    assert str(lake.root / "out") in message["text"]
 
 
 def test_a_webhook_that_is_away_is_a_warning_without_its_address(
@@ -394,8 +515,20 @@ def test_a_challenger_that_fails_costs_no_row_its_label(lake: Lake, tmp_path: Pa
 class Judge:
     """In place of training and evaluation: what they leave, and how often they were asked."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, output: Path) -> None:
-        self.asked, self.fails, self._output = 0, False, output
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, lake: Lake, folder: Path) -> None:
+        self.asked, self.fails, self._output = 0, False, folder / "report"
+        model = lake.words[0].removeprefix("model.path=")
+        configs = {
+            "train": {"model": {"base": model}, "data": {"train": "x"}, "output": {"path": "y"}},
+            "evaluate": {
+                "model": {"path": model},
+                "data": {"path": "x"},
+                "output": {"path": str(self._output)},
+            },
+        }
+        for name, config in configs.items():
+            (folder / f"{name}.yaml").write_text(json.dumps(config))
+            lake.words.append(f"challenger.{name}={folder / name}.yaml")
         monkeypatch.setattr("bertray.train.run.train", lambda _: SimpleNamespace(is_new=False))
         monkeypatch.setattr("bertray.evaluate.run.evaluate", self._evaluate)
 
@@ -411,19 +544,7 @@ class Judge:
 def test_a_challenger_that_was_trained_and_not_judged_is_judged_by_the_next_night(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = Judge(monkeypatch, tmp_path / "report")
-    model = lake.words[0].removeprefix("model.path=")
-    told = {
-        "train": {"model": {"base": model}, "data": {"train": "x"}, "output": {"path": "y"}},
-        "evaluate": {
-            "model": {"path": model},
-            "data": {"path": "x"},
-            "output": {"path": str(tmp_path / "report")},
-        },
-    }
-    for name, config in told.items():
-        (tmp_path / f"{name}.yaml").write_text(json.dumps(config))
-        lake.words.append(f"challenger.{name}={tmp_path / name}.yaml")
+    judge = Judge(monkeypatch, lake, tmp_path)
     lake.grow("a")
     judge.fails = True
     first = lake.night()
@@ -438,6 +559,34 @@ def test_a_challenger_that_was_trained_and_not_judged_is_judged_by_the_next_nigh
     third = lake.night()
     assert third.night is not None
     assert (third.night.notes, judge.asked) == ((), 2)
+
+
+def test_a_challengers_verdict_is_told_by_a_night_of_its_own_and_after_a_crash(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.grow("a")
+    lake.night()
+    judge = Judge(monkeypatch, lake, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "report", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            lake.night()
+    outcome = lake.night()  # no shard is new
+    assert outcome.night is not None
+    assert (outcome.night.notes, judge.asked) == (("store://m@2 was promoted",), 1)
+    assert "store://m@2 was promoted" in Path(outcome.page).read_text()
+    assert lake.night().night is None
+
+
+def test_a_challenger_that_goes_on_failing_is_told_once(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Judge(monkeypatch, lake, tmp_path)
+    judge.fails = True
+    lake.grow("a")
+    assert lake.night().night is not None
+    assert lake.night().night is None
+    assert judge.asked == 2
 
 
 def test_all_of_a_night_may_lie_on_s3(lake: Lake, s3: str) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bertray.config import ScoreConfig
-from bertray.schema import OK, Predictions, append_predictions
+from bertray.schema import NOT_FINITE, NULL_TEXT, OK, Predictions, append_predictions
 from bertray.score import contract
+from bertray.score.abstain import abstain_below
 from bertray.score.commits import Receipt
 from bertray.score.pool import PoolPlan
 from bertray.score.run import finish, prepare, tally_of
@@ -21,7 +22,10 @@ STAGES = {"read_s": 4.0, "tokenize_s": 9.0, "transfer_s": 0.0, "compute_s": 131.
 
 
 def score_here(config: ScoreConfig, predict: Predict) -> Summary:
-    """What ``bertray score`` does, by a model of the test's own; nulls have no prediction."""
+    """What ``bertray score`` does, by a model of the test's own; nulls have no prediction.
+
+    Texts of which the model says NaN have none either.
+    """
     job = prepare(config)
     output, reading, bundle = job.config.output, job.reading, job.bundle
     contract.agree(output.path, job.contract, job.standing, replace=output.replace)
@@ -34,14 +38,18 @@ def score_here(config: ScoreConfig, predict: Predict) -> Summary:
         block = read_block(split, reading)
         if fault_of(block) is None:
             texts = block[reading.text].to_pylist()
-            status = tuple("null text" if text is None else OK for text in texts)
             values = predict(texts).astype(np.float32)
+            status = tuple(
+                NULL_TEXT if text is None else NOT_FINITE if is_nan else OK
+                for text, is_nan in zip(texts, np.isnan(values).any(axis=1), strict=True)
+            )
             values[[one != OK for one in status]] = np.nan
             block = append_predictions(
                 block,
                 Predictions(values, status),
                 labels=bundle.labels,
                 task=task,
+                abstain_below=abstain_below(config.abstain, bundle),
                 prefix=output.prefix,
             )
         receipt = Receipt.from_table(sink(block))

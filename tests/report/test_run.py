@@ -12,6 +12,7 @@ import pytest
 from bertray import cli, storage
 from bertray.config import ReportConfig, load_config
 from bertray.errors import DataError, ModelError, OutputError, SchemaError
+from bertray.model import store
 from bertray.report.run import Report, report
 
 Score = Callable[[Sequence[str], Callable[[Sequence[str | None]], np.ndarray]], None]
@@ -192,6 +193,34 @@ def test_errors_come_first_sure_ones_among_them(night: Path) -> None:
     assert [attributes for attributes in page.all("mark") if attributes.get("title")]
 
 
+def test_rows_that_the_model_abstained_on_are_its_least_certain(
+    write_shards: Write, classifier_folder: Path, tmp_path: Path, score_here: Score
+) -> None:
+    source = write_shards({"a": pa.table({"text": ["a" * n for n in (5, 25, 30, 55, 58)]})})
+    words = [f"model.path={classifier_folder}", f"input.path={source}", f"output.path={tmp_path}/o"]
+    score_here([*words, "abstain.below=0.6"], by_length)
+    assert run(f"input.path={tmp_path}/o", "explain.num_rows=2").num_examples == 5
+    shown = Page(tmp_path / "o" / "_report.html").texts
+    first, second = (index for index, text in enumerate(shown) if text == "least certain")
+    near = " ".join(shown[first : second + 20])
+    assert "a" * 25 in near
+    assert "a" * 30 in near
+
+
+def test_the_page_says_what_the_model_went_through(
+    write_shards: Write, classifier_folder: Path, tmp_path: Path, score_here: Score
+) -> None:
+    root = str(tmp_path / "store")
+    store.promote(root, store.add(root, "m", classifier_folder), why="better than nothing")
+    source = write_shards({"a": pa.table({"text": ["a"]})})
+    model = ["model.path=store://m@1", f"model.store={root}"]
+    score_here([*model, f"input.path={source}", f"output.path={tmp_path}/o"], by_length)
+    run(f"input.path={tmp_path}/o", *model)
+    text = " ".join(Page(tmp_path / "o" / "_report.html").texts)
+    assert "put into the store" in text
+    assert f"by {store.who()}: better than nothing" in text
+
+
 def test_a_sample_of_many_files_stays_near_the_rows_wanted(night: Path) -> None:
     run(f"input.path={night}", "input.sample_rows=60")
     assert "By a sample of 61 rows" in " ".join(Page(night / "_report.html").texts)
@@ -255,3 +284,5 @@ def test_a_night_on_s3_has_its_page_beside_it(
     page = storage.get_bytes(f"{s3}/out/_report.html")
     assert page is not None
     assert b"every row of every shard is here" in page
+    fs, path = storage.resolve(f"{s3}/out/_report.html")
+    assert fs.info(path, refresh=True)["ContentType"] == "text/html"  # a browser shows it
