@@ -73,6 +73,45 @@ def test_the_second_night_scores_the_new_shard_alone_and_a_third_run_does_nothin
     assert nights[-1].trouble == "shards quarantined: 1"
 
 
+def test_a_challenger_that_learnt_more_is_the_one_that_scores_the_night(
+    tmp_path: Path, classifier_folder: Path, base_without_dropout: Path
+) -> None:
+    root, store = str(tmp_path), str(tmp_path / "models")
+    versions.promote(store, versions.add(store, "m", classifier_folder), why="the first")
+    told = [f"{word} film" for word in ("good", "bad")] * 40
+    put_shard(f"{root}/labelled", "all", pa.table({"text": told, "label": ["good", "bad"] * 40}))
+    configs = {
+        "train": {
+            "model": {"base": str(base_without_dropout)},
+            "data": {"train": f"{root}/labelled"},
+            "optim": {"learning_rate": 3e-3},
+            "output": {"path": f"{root}/challenger"},
+        },
+        "evaluate": {
+            "model": {"path": f"{root}/challenger"},
+            "data": {"path": f"{root}/labelled"},
+            "pool": {"max_actors": 1},
+            "gate": {"store": store, "name": "m"},
+            "output": {"path": f"{root}/report"},
+        },
+    }
+    words = ["model.path=store://m@champion", f"model.store={store}"]
+    for name, config in configs.items():
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(config))
+        words.append(f"challenger.{name}={tmp_path / name}.yaml")
+    put_shard(f"{root}/in", "a", pa.table({"text": ["bad film", "good film"]}))
+    code, nights = night(root, *words)
+    assert code == cli.DONE
+    assert nights[0].notes == ("store://m@2 was promoted",)
+    assert nights[0].model == "store://m@2"
+    _, table = scored(f"{root}/out", "a")
+    assert table["predicted_label"].to_pylist() == ["bad", "good"]
+    page = (tmp_path / "history" / nights[0].page).read_text()
+    assert "store://m@2 was promoted" in page
+    assert "after version 1" in page  # where the model comes from
+    assert night(root, *words) == (cli.DONE, nights)
+
+
 def test_a_model_is_judged_calibrated_and_put_in_use_on_s3_and_its_nights_are_there(
     s3: str, classifier_folder: Path
 ) -> None:
