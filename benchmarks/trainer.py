@@ -53,10 +53,10 @@ from bertray.text.encoding import Encoder
 from bertray.train.base import folder_of, load_base, open_base
 from bertray.train.examples import Examples, select
 from bertray.train.optim import make_optimizer, make_schedule
-from bertray.train.plan import plan_epoch
+from bertray.train.plan import cut_by_length, plan_epoch
 from bertray.train.precision import Precision
 from bertray.train.run import train
-from bertray.train.steps import train_steps
+from bertray.train.steps import PASS_TOKENS, train_steps
 
 BATCH_SIZE, MAX_LENGTH = 32, 128
 NUM_VALIDATION = 500
@@ -173,10 +173,15 @@ def trainer_epoch(rows: Examples, data: Data) -> float:
 
 def padding_of(rows: Examples, side: str) -> float:
     """Share of the tokens computed that are padding, with one side's way to make batches."""
-    order = np.random.default_rng(0).permutation(len(rows))
-    batches = np.split(order, range(BATCH_SIZE, len(order), BATCH_SIZE))
+    batches = plan_epoch(rows.lengths, global_batch_size=BATCH_SIZE, seed=0, epoch=0)
     if side == "bertray":
-        batches = plan_epoch(rows.lengths, global_batch_size=BATCH_SIZE, seed=0, epoch=0)
+        batches = [
+            one
+            for batch in batches
+            for one in cut_by_length(
+                batch, rows.longest, rows.num_windows, pass_tokens=PASS_TOKENS["cpu"]
+            )
+        ]
     computed = sum(len(batch) * int(rows.lengths[batch].max()) for batch in batches)
     return 1 - float(rows.lengths.sum()) / computed
 

@@ -38,6 +38,13 @@ class Examples:
         return np.diff(self.encoded.offsets[self.windows])
 
     @property
+    def longest(self) -> np.ndarray:
+        """Tokens of each row's longest sequence, int64 of shape (N,)."""
+        if self.windows is None or not len(self):
+            return self.encoded.lengths
+        return np.maximum.reduceat(self.encoded.lengths, self.windows[:-1])
+
+    @property
     def num_windows(self) -> np.ndarray:
         """Sequences per row, int64 of shape (N,)."""
         return np.ones(len(self), np.int64) if self.windows is None else np.diff(self.windows)

@@ -199,6 +199,7 @@ class _Worker:
             global_batch_size=job.global_batch_size,
             seed=training.seed,
             epoch=epoch,
+            group_by_length=training.group_by_length,
         )
         steps = train_steps(
             cast(torch.nn.Module, self.model),

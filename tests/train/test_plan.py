@@ -1,24 +1,38 @@
 """Every row exactly once an epoch, whatever the number of rows, workers and rows a batch."""
 
+from collections.abc import Iterable
+from itertools import chain, combinations
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertray.train.plan import WINDOW_BATCHES, deal, num_steps_per_epoch, plan_epoch
+from bertray.train.plan import WINDOW_BATCHES, cut_by_length, deal, num_steps_per_epoch, plan_epoch
 
 SIZES = st.integers(1, 40)
+
+
+GROUPED = pytest.mark.parametrize("grouped", [False, True])
 
 
 def random_lengths(num_rows: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(2, 128, num_rows)
 
 
+@GROUPED
 @given(num_rows=st.integers(0, 700), per_device=SIZES, workers=st.integers(1, 7), epoch=SIZES)
 def test_each_row_is_trained_on_once_an_epoch(
-    num_rows: int, per_device: int, workers: int, epoch: int
+    grouped: bool, num_rows: int, per_device: int, workers: int, epoch: int
 ) -> None:
     lengths = random_lengths(num_rows)
-    batches = plan_epoch(lengths, global_batch_size=per_device * workers, seed=1, epoch=epoch)
+    batches = plan_epoch(
+        lengths,
+        global_batch_size=per_device * workers,
+        seed=1,
+        epoch=epoch,
+        group_by_length=grouped,
+    )
     shares = [deal(batch, lengths, num_ranks=workers) for batch in batches]
     seen = [row for share in shares for rows in share for row in rows]
     assert sorted(seen) == list(range(num_rows))
@@ -27,12 +41,17 @@ def test_each_row_is_trained_on_once_an_epoch(
     assert max((len(rows) for share in shares for rows in share), default=0) <= per_device
 
 
+@GROUPED
 @given(num_rows=st.integers(1, 300), batch=SIZES)
-def test_at_most_one_batch_is_smaller(num_rows: int, batch: int) -> None:
-    sizes = [
-        len(rows)
-        for rows in plan_epoch(random_lengths(num_rows), global_batch_size=batch, seed=0, epoch=0)
-    ]
+def test_at_most_one_batch_is_smaller(grouped: bool, num_rows: int, batch: int) -> None:
+    batches = plan_epoch(
+        random_lengths(num_rows),
+        global_batch_size=batch,
+        seed=0,
+        epoch=0,
+        group_by_length=grouped,
+    )
+    sizes = [len(rows) for rows in batches]
     assert sum(size < batch for size in sizes) == (num_rows % batch > 0)
 
 
@@ -52,7 +71,7 @@ def test_epochs_and_seeds_shuffle_anew() -> None:
 
 def test_grouping_by_length_leaves_little_padding() -> None:
     lengths = random_lengths(32 * WINDOW_BATCHES * 4)
-    batches = plan_epoch(lengths, global_batch_size=32, seed=0, epoch=0)
+    batches = plan_epoch(lengths, global_batch_size=32, seed=0, epoch=0, group_by_length=True)
     at_random = np.split(np.arange(len(lengths)), range(32, len(lengths), 32))
     assert padding(batches, lengths) < 0.15
     assert padding(at_random, lengths) > 3 * padding(batches, lengths)
@@ -61,7 +80,7 @@ def test_grouping_by_length_leaves_little_padding() -> None:
 def test_neighbouring_steps_see_rows_of_all_lengths() -> None:
     """Else a model whose labels go with the length would see one label for many steps."""
     lengths = random_lengths(32 * WINDOW_BATCHES * 20)
-    batches = plan_epoch(lengths, global_batch_size=32, seed=0, epoch=0)
+    batches = plan_epoch(lengths, global_batch_size=32, seed=0, epoch=0, group_by_length=True)
     for first in range(0, len(batches), WINDOW_BATCHES):
         window = lengths[np.concatenate(batches[first : first + WINDOW_BATCHES])]
         standard_error = lengths.std() / np.sqrt(len(window))
@@ -84,3 +103,33 @@ def test_ranks_get_as_many_rows_and_about_as_many_tokens(
     tokens = [int(lengths[share].sum()) for share in shares]
     assert max(rows) - min(rows) <= 1
     assert max(tokens) - min(tokens) <= lengths.max()
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=7),
+    pass_tokens=st.integers(0, 100),
+    seed=SIZES,
+)
+def test_passes_cost_as_little_as_any_cuts_of_rows_in_the_order_of_their_lengths(
+    lengths: list[int], pass_tokens: int, seed: int
+) -> None:
+    longest = np.array(lengths)
+    counts = np.random.default_rng(seed).integers(1, 4, len(lengths))
+    rows = np.arange(len(lengths))
+
+    def cost(passes: Iterable[np.ndarray]) -> int:
+        return sum(pass_tokens + int(longest[one].max() * counts[one].sum()) for one in passes)
+
+    found = cut_by_length(rows, longest, counts, pass_tokens=pass_tokens)
+    assert sorted(np.concatenate(found).tolist()) == rows.tolist()
+    order = np.argsort(-longest, kind="stable")
+    places = range(1, len(order))
+    cuts = chain.from_iterable(combinations(places, number) for number in range(len(order)))
+    assert cost(found) == min(cost(np.split(order, cut)) for cut in cuts)
+
+
+def test_rows_of_one_length_are_one_pass() -> None:
+    rows = np.arange(9)
+    (found,) = cut_by_length(rows, np.full(9, 30), np.ones(9, int), pass_tokens=64)
+    assert found.tolist() == rows.tolist()
+    assert cut_by_length(rows[:0], np.full(9, 30), np.ones(9, int), pass_tokens=64) == []

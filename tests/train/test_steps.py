@@ -58,7 +58,7 @@ def test_lower_precision_learns_and_keeps_its_weights_in_float32(
     exact, lower = (without_dropout(Trainer(base, make_examples(NUM_ROWS))) for _ in range(2))
     lower.precision = Precision("bfloat16", torch.device("cpu"))
     losses = [[step.loss for step in one.epoch(0)] for one in (exact, lower)]
-    np.testing.assert_allclose(*losses, rtol=0.03)
+    np.testing.assert_allclose(*losses, rtol=0.03, atol=0.01)
     assert losses[0] != losses[1]
     assert {value.dtype for value in lower.bare.parameters()} == {torch.float32}
     np.testing.assert_allclose(exact.predict(), lower.predict(), atol=0.08)
