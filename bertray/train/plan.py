@@ -7,7 +7,7 @@ number of workers: N workers take the same steps as one worker with the N-fold b
 import numpy as np
 
 # Rows of so many neighbouring batches are sorted by length, and those batches are neighbouring
-# steps. Texts of a length may be of a label, and AdamW's momentum (0.9) forgets in ten steps: within
+# steps. Texts of a length may be of a label, and AdamW's momentum (0.9) forgets in ten steps: in
 # its memory each window has been seen whole, a random sample. Sixteen would leave half the padding.
 WINDOW_BATCHES = 8
 
