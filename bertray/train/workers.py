@@ -1,5 +1,6 @@
 """Ray Train's side of a training: which workers, where their checkpoints go, what came of them."""
 
+import logging
 import math
 import threading
 from collections.abc import Callable
@@ -40,6 +41,8 @@ from bertray.train.steps import Step
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 MAX_FAILURES = 3  # times that a lost worker sends all of them back to the last epoch
 CPU_SHARE = 0.8  # of the cluster that workers reserve on CPU; the rest is for Ray's own tasks
 
@@ -63,9 +66,7 @@ def share_out(
     """
     if not search.keys:
         return 1, scaling, resources
-    wanted = scaling.num_workers
-    fewest, most = (wanted, wanted) if isinstance(wanted, int) else wanted
-    on_gpus = scaling.use_gpu is not False and resources.num_gpus >= fewest
+    most, on_gpus = scaling.max_workers, takes_gpus(scaling, resources)
     if on_gpus:
         room = resources.num_gpus
     elif scaling.num_threads is not None:
@@ -128,25 +129,43 @@ def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
     """One GPU a worker where the cluster has enough, else shares of its CPUs.
 
     Workers that would not fit side by side reserve less than a CPU each: slow, but it runs. Of
-    elastic ones that holds for the fewest there may be.
+    elastic ones that holds for the fewest there may be. Workers whose nodes have yet to come ask
+    for all that they keep busy.
 
     Raises:
-        ConfigError: GPUs are wanted, and the cluster has fewer than workers.
+        ConfigError: GPUs are wanted, the cluster has none, and how many will come is not said.
     """
-    wanted = scaling.num_workers
-    fewest, share = (wanted, CPU_SHARE) if isinstance(wanted, int) else (wanted[0], 1.0)
-    enough = resources.num_gpus >= fewest
-    if scaling.use_gpu is True and not enough:
-        raise ConfigError(
-            f"scaling.use_gpu=true, scaling.num_workers={wanted}: the cluster has "
-            f"{resources.num_gpus:g} GPUs; set fewer workers, or scaling.use_gpu=auto"
+    wanted, use_gpu = scaling.num_workers, takes_gpus(scaling, resources)
+    has_room = resources.num_gpus >= scaling.min_workers if use_gpu else resources.num_cpus > 0
+    if use_gpu and not has_room:
+        if "num_workers" not in scaling.model_fields_set:
+            raise ConfigError(
+                "scaling.use_gpu=true, but the cluster has no GPU now; set scaling.num_workers if "
+                "GPU nodes will join, or scaling.use_gpu=auto to train on CPU"
+            )
+        logger.warning(
+            "scaling.use_gpu=true, scaling.num_workers=%s: the cluster has %g GPUs now, and "
+            "training waits for GPU nodes to join; if none will, set fewer workers or "
+            "scaling.use_gpu=auto",
+            wanted,
+            resources.num_gpus,
         )
-    cpus = min(float(scaling.num_threads or 1), share * resources.num_cpus / fewest)
+    cpus = float(scaling.num_threads or 1)
+    if has_room:
+        share = CPU_SHARE if isinstance(wanted, int) else 1.0
+        cpus = min(cpus, share * resources.num_cpus / scaling.min_workers)
     return ScalingConfig(
         num_workers=wanted,  # type: ignore[arg-type]  # v2's own
-        use_gpu=enough and scaling.use_gpu is not False,
+        use_gpu=use_gpu,
         resources_per_worker={"CPU": math.floor(cpus) if cpus > 1 else cpus},
     )
+
+
+def takes_gpus(scaling: Scaling, resources: Resources) -> bool:
+    """Whether workers are to have GPUs: where there are enough, or where the config insists."""
+    if scaling.use_gpu == "auto":
+        return resources.num_gpus >= scaling.min_workers
+    return scaling.use_gpu
 
 
 def run_config(job: Job) -> RunConfig:

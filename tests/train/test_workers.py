@@ -105,11 +105,31 @@ def test_workers_always_fit_the_cluster(
     assert plan.use_gpu == (gpus >= scaling["num_workers"])
 
 
-def test_gpus_that_are_not_there_are_an_error_and_may_be_declined() -> None:
-    with pytest.raises(ConfigError, match=r"scaling\.use_gpu=true") as caught:
-        plan_scaling(Scaling(num_workers=2, use_gpu=True), Resources(8, 1, 1, 8))
-    assert isinstance(caught.value, BertrayError)
+def test_gpus_that_are_not_there_are_an_error_unless_it_is_said_how_many_will_come(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(ConfigError, match=r"scaling\.use_gpu=true, but the cluster has no GPU"):
+        plan_scaling(Scaling(use_gpu=True), Resources(8, 0, 1, 8))
     assert not plan_scaling(Scaling(use_gpu=False), Resources(8, 1, 1, 8)).use_gpu
+    assert not caplog.records
+    for num_workers in (4, (2, 4)):
+        resting = Resources(0, 0, 1, 0)  # a head that waits for work
+        plan = plan_scaling(Scaling(num_workers=num_workers, use_gpu=True), resting)
+        assert (plan.use_gpu, plan.resources_per_worker) == (True, {"CPU": 1})
+        assert "waits for GPU nodes to join" in caplog.messages[-1]
+
+
+def test_workers_whose_nodes_have_yet_to_come_ask_for_cpus() -> None:
+    resting = Resources(0, 0, 1, 0)
+    for scaling, cpus in ((Scaling(), 1), (Scaling(num_workers=2, num_threads=4), 4)):
+        plan = plan_scaling(scaling, resting)
+        assert (plan.use_gpu, plan.resources_per_worker) == (False, {"CPU": cpus})
+    count, share, _ = share_out(
+        Search(keys={"optim.weight_decay": [0.0, 0.1]}),  # type: ignore[call-arg]
+        Scaling(num_workers=2, use_gpu=True),
+        resting,
+    )
+    assert (count, plan_scaling(share, resting).use_gpu) == (1, True)
 
 
 @pytest.mark.parametrize(
