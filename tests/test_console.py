@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from bertray.cluster import Resources
+from bertray.cluster import Node, Resources
 from bertray.config import Pool, ScoreConfig, load_config
 from bertray.console import score
 from bertray.console.doctor import show_findings
@@ -130,7 +130,7 @@ def test_the_summary_says_which_stage_is_the_limit() -> None:
         "num_flops": 50.0,
     }
     stats |= {"num_flops": 50, "matmul_flops": 100, "num_tokens": 97, "num_padded_tokens": 100}
-    two_actors = plan_pool(Pool(), Resources(2, 0, 1, 2), num_splits=9)  # one reads, one writes
+    two_actors = plan_pool(Pool(), Resources((Node(2),)), num_splits=9)  # one reads, one writes
     stages = Summary(stats=Counter(stats), pool=two_actors).stages()
     assert stages["busy with"] == (
         "read 5%, tokenize 10%, transfer 5%, compute 75%, write 5%; limited by compute"

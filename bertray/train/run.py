@@ -107,8 +107,8 @@ def fine_tune(
     folder.begin(config.output.path, job.lineage)
     start = time.perf_counter()
     resources = cluster.connect(dashboard=True)
-    at_once, scaling, share = share_out(config.search, config.scaling, resources)
-    use_gpu = plan_scaling(scaling, share).use_gpu
+    at_once, scaling = share_out(config.search, config.scaling, resources)
+    workers = plan_scaling(scaling, resources, at_once=at_once)
     runs_models = job.teacher is not None or (
         job.augmenter is not None and job.augmenter.runs_models
     )
@@ -118,12 +118,12 @@ def fine_tune(
         base=job.base,
         augmenter=job.augmenter,
         num_cpus=resources.num_cpus,
-        teacher=job.teacher_on("cuda" if use_gpu else "cpu"),
-        num_gpus=1 if use_gpu and runs_models else 0,
+        teacher=job.teacher_on("cuda" if workers.use_gpu else "cpu"),
+        num_gpus=1 if workers.use_gpu and runs_models else 0,
     )
     examples = ray.put((training, validation))
     runs = [
-        plan_run(one, training=training, examples=examples, scaling=scaling, resources=share)
+        plan_run(one, training=training, examples=examples, scaling=scaling, workers=workers)
         for one in job.trainings
     ]
 

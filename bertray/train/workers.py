@@ -1,11 +1,12 @@
 """Ray Train's side of a training: which workers, where their checkpoints go, what came of them."""
 
+import heapq
 import logging
 import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from queue import Empty
 from queue import Queue as LocalQueue
@@ -44,6 +45,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # times that a lost worker sends all of them back to the last epoch
+RAY_UNITS = 10_000  # of a CPU: what Ray counts shares of one in, to the nearest
 CPU_SHARE = 0.8  # of the cluster that workers reserve on CPU; the rest is for Ray's own tasks
 
 
@@ -56,16 +58,14 @@ class Run:
     config: RunConfig
 
 
-def share_out(
-    search: Search, scaling: Scaling, resources: Resources
-) -> tuple[int, Scaling, Resources]:
-    """How many trials train at once, and what each of them has of the workers' settings and CPUs.
+def share_out(search: Search, scaling: Scaling, resources: Resources) -> tuple[int, Scaling]:
+    """How many trials train at once, and what each of them has of the workers' settings.
 
     On CPU their threads together are as many as there are cores, unless the settings say otherwise.
     Without a search that is one training, which has all.
     """
     if not search.keys:
-        return 1, scaling, resources
+        return 1, scaling
     most, on_gpus = scaling.max_workers, takes_gpus(scaling, resources)
     if on_gpus:
         room = resources.num_gpus
@@ -74,11 +74,10 @@ def share_out(
     else:
         room = resources.num_nodes
     count = min(search.max_concurrent or max(int(room // most), 1), search.num_trials)
-    share = replace(resources, num_cpus=resources.num_cpus / count)
     if scaling.num_threads is None and not on_gpus:
-        threads = min(share.num_cpus / most, resources.largest_node_cpus)
+        threads = min(resources.num_cpus / count / most, resources.largest_node_cpus)
         scaling = scaling.model_copy(update={"num_threads": max(int(threads), 1)})
-    return count, scaling, share
+    return count, scaling
 
 
 def plan_run(
@@ -87,7 +86,7 @@ def plan_run(
     training: Examples,
     examples: "ray.ObjectRef[tuple[Examples, Examples]]",
     scaling: Scaling,
-    resources: Resources,
+    workers: ScalingConfig,
 ) -> Run:
     """Put together what the workers of a training get.
 
@@ -96,7 +95,7 @@ def plan_run(
         training: its rows.
         examples: an object of them and of the rows for validation.
         scaling: as the config has it, or less of it where others train beside.
-        resources: that it has to itself.
+        workers: as `plan_scaling` has them.
     """
     config, labelled = job.config, job.labelled
     worker_job = WorkerJob(
@@ -122,15 +121,20 @@ def plan_run(
         strategy=scaling.strategy,
         examples=examples,
     )
-    return Run(worker_job, plan_scaling(scaling, resources), run_config(job))
+    return Run(worker_job, workers, run_config(job))
 
 
-def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
+def plan_scaling(scaling: Scaling, resources: Resources, *, at_once: int = 1) -> ScalingConfig:
     """One GPU a worker where the cluster has enough, else shares of its CPUs.
 
-    Workers that would not fit side by side reserve less than a CPU each: slow, but it runs. Of
-    elastic ones that holds for the fewest there may be. Workers whose nodes have yet to come ask
+    All of them fit its nodes side by side, if need be with less than a CPU each: slow, but it runs.
+    Of elastic ones that holds for the fewest there may be. Workers whose nodes have yet to come ask
     for all that they keep busy.
+
+    Args:
+        scaling: of each training.
+        resources: that they share.
+        at_once: trainings side by side.
 
     Raises:
         ConfigError: GPUs are wanted, the cluster has none, and how many will come is not said.
@@ -152,13 +156,31 @@ def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
         )
     cpus = float(scaling.num_threads or 1)
     if has_room:
+        num_workers = at_once * scaling.min_workers
         share = CPU_SHARE if isinstance(wanted, int) else 1.0
-        cpus = min(cpus, share * resources.num_cpus / scaling.min_workers)
+        largest = largest_share(resources, num_workers, on_gpus=use_gpu)
+        cpus = min(cpus, largest, share * resources.num_cpus / num_workers)
     return ScalingConfig(
         num_workers=wanted,  # type: ignore[arg-type]  # v2's own
         use_gpu=use_gpu,
         resources_per_worker={"CPU": math.floor(cpus) if cpus > 1 else cpus},
     )
+
+
+def largest_share(resources: Resources, num_workers: int, *, on_gpus: bool) -> float:
+    """The most CPUs that each worker can have of one node, so that all of them find a place.
+
+    A node that gives k workers a place gives each at most a k-th of its CPUs. So of all nodes' and
+    all k's such shares it is the last that is still needed for a place each.
+    """
+    shares = [
+        node.num_cpus / k
+        for node in resources.nodes
+        for k in range(1, (min(int(node.num_gpus), num_workers) if on_gpus else num_workers) + 1)
+    ]
+    least = heapq.nlargest(num_workers, shares)[-1]
+    # Ray rounds shares of a CPU, and of elastic workers divides by them: 2 // 0.2 is 9.
+    return least if least >= 1 else math.nextafter(int(least * RAY_UNITS) / RAY_UNITS, 0)
 
 
 def takes_gpus(scaling: Scaling, resources: Resources) -> bool:
