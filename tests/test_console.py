@@ -4,18 +4,21 @@ from collections import Counter
 import pytest
 
 from bertray.cluster import Node, Resources
-from bertray.config import Pool, ScoreConfig, load_config
+from bertray.config import Pool, ScoreConfig, TrainConfig, load_config
 from bertray.console import score
 from bertray.console.doctor import show_findings
 from bertray.console.explain import show_explanation
 from bertray.console.score import LOG_EVERY_S, ScoreView
 from bertray.console.status import show_status
+from bertray.console.train import TrainView
 from bertray.doctor import Finding
 from bertray.report.explain import Explanation, Word
 from bertray.score.plan import BadShard
 from bertray.score.pool import plan_pool
 from bertray.score.status import Status
 from bertray.score.summary import Progress, Summary
+from bertray.train.outcome import TrainSummary
+from bertray.train.state import Epoch
 
 CONFIG = load_config(ScoreConfig, None, ["model.path=m", "input.path=i", "output.path=o"])
 
@@ -58,6 +61,27 @@ def test_the_summary_tells_rows_labels_and_what_was_not_scored(
     assert "labelled good 900" in printed
     assert "not scored: null text 2" in printed
     assert "quarantined: x.parquet: no footer" in warned
+
+
+def test_the_summary_of_a_training_tells_what_it_is_worth_and_where_it_ran(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    summary = TrainSummary(
+        epochs=(Epoch(1, 0.7, {"accuracy": 0.75}, 18, 72, 2.0),),
+        best_epoch=1,
+        labels=("bad", "good"),
+        num_rows=18,
+        num_validation_rows=2,
+        num_rows_left_out=0,
+        seconds=3.0,
+        device="cuda",
+    )
+    words = ["model.base=b", "data.train=d", "output.path=o"]
+    with TrainView() as view:
+        view.finish(summary, load_config(TrainConfig, None, words))
+    printed = " ".join(capsys.readouterr().out.split())
+    for fact in ("accuracy 0.7500", "device cuda", "tokens/s 36", "labels bad, good"):
+        assert fact in printed
 
 
 def test_no_path_is_broken_however_long(capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,6 +117,8 @@ class TrainView(View):
             before, after = calibration["ece_before"], calibration["ece_after"]
             found = f"{before:.4f}, with {calibration['method']} scaling {after:.4f}"
             table.add_row("calibration error", found)
+        if summary.device is not None:
+            table.add_row("device", summary.device)
         table.add_row("tokens/s", f"{summary.tokens_per_s:,.0f}")
         table.add_row("time", duration(summary.seconds))
         self.show(table)

@@ -154,6 +154,14 @@ def plan_scaling(scaling: Scaling, resources: Resources, *, at_once: int = 1) ->
             wanted,
             resources.num_gpus,
         )
+    if scaling.use_gpu == "auto" and not use_gpu and (resources.num_gpus or not has_room):
+        logger.warning(
+            "scaling.use_gpu=auto: the cluster has %g GPUs now, fewer than scaling.num_workers=%s, "
+            "and training runs on CPU; set no more workers than GPUs, or scaling.use_gpu=true if "
+            "GPU nodes will join",
+            resources.num_gpus,
+            wanted,
+        )
     cpus = float(scaling.num_threads or 1)
     if has_room:
         num_workers = at_once * scaling.min_workers

@@ -171,6 +171,25 @@ def test_gpus_that_are_not_there_are_an_error_unless_it_is_said_how_many_will_co
         assert "waits for GPU nodes to join" in caplog.messages[-1]
 
 
+@pytest.mark.parametrize(
+    ("use_gpu", "resources", "is_said"),
+    [
+        ("auto", on(8, num_gpus=1), True),
+        ("auto", on(0), True),  # GPU nodes may have yet to come
+        ("auto", on(8), False),  # a laptop
+        ("auto", on(8, num_gpus=2), False),
+        (False, on(8, num_gpus=1), False),
+    ],
+)
+def test_training_on_cpu_where_there_are_some_gpus_is_said(
+    use_gpu: Any, resources: Resources, is_said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan_scaling(Scaling(num_workers=2, use_gpu=use_gpu), resources)
+    assert ["runs on CPU; set no more workers" in said for said in caplog.messages] == [True] * (
+        is_said
+    )
+
+
 def test_workers_whose_nodes_have_yet_to_come_ask_for_cpus() -> None:
     resting = on(0)
     for scaling, cpus in ((Scaling(), 1), (Scaling(num_workers=2, num_threads=4), 4)):
