@@ -23,11 +23,11 @@ from bertray.train.layers import freeze
 from bertray.train.loop import load_checkpoint
 from bertray.train.loss import CROSS_ENTROPY, CrossEntropy, Loss
 from bertray.train.optim import make_optimizer, make_schedule
-from bertray.train.parallel import Strategy, is_sharded, shard
+from bertray.train.parallel import Strategy, ddp_options, is_sharded, shard
 from bertray.train.plan import plan_epoch
 from bertray.train.precision import Precision
 from bertray.train.state import load_state, save_state
-from bertray.train.steps import NonFiniteLossError, Step, predict, train_steps
+from bertray.train.steps import NonFiniteLossError, Step, collate, predict, train_steps
 
 CPU = torch.device("cpu")
 LABELS = ("no", "yes")
@@ -72,8 +72,12 @@ class Trainer:
             assert state == ([], 0.0)
 
     def wrap(self) -> None:
-        is_plain = self.world_size == 1 or is_sharded(self.bare)
-        self.model = self.bare if is_plain else DistributedDataParallel(self.bare)
+        self.model = self.bare
+        if self.world_size > 1 and not is_sharded(self.bare):
+            encoded = self.examples.encoded
+            inputs = collate(encoded, np.arange(1), pad_token_id=0, device=self.bare.device)
+            options = ddp_options(self.bare, inputs)
+            self.model = DistributedDataParallel(self.bare, **options)
 
     def start(self, optim: Optim) -> None:
         self.optimizer = make_optimizer(self.bare, optim)
@@ -156,9 +160,14 @@ def losses_of(trainer: Trainer, *epochs: int) -> list[float]:
 
 
 def run_ranks(
-    rank: int, base: Base, places: list[tuple[Path, Examples]], meeting_point: Path
+    rank: int,
+    base: Base,
+    places: list[tuple[Path, Examples]],
+    idle: dict[Path, Base],
+    even: Examples,
+    meeting_point: Path,
 ) -> None:
-    """What a process of a two-rank run does, for each folder and its rows."""
+    """What a process of a two-rank run does, for each folder and its rows, or its base."""
     torch.set_num_threads(1)
     faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
     dist.init_process_group(
@@ -172,6 +181,11 @@ def run_ranks(
         for strategy in STRATEGIES:
             make = partial(Trainer, base, examples, rank=rank, world_size=2, strategy=strategy)
             run_rank(make, folder, strategy, rank)
+    for folder, of_family in idle.items():
+        for strategy in STRATEGIES:
+            trainer = Trainer(of_family, even, rank=rank, world_size=2, strategy=strategy)
+            losses = idle_losses(without_dropout(trainer))
+            np.savez(folder / f"{strategy}{rank}.npz", losses=losses)
     dist.barrier()  # neither leaves while the other still listens
     dist.destroy_process_group()
     os._exit(0)  # without an interpreter's end, which threads of torch could hold up
@@ -199,6 +213,13 @@ def run_rank(make: Callable[..., Trainer], folder: Path, strategy: str, rank: in
         trainer.epoch(0)
     except NonFiniteLossError as error:
         (folder / f"{strategy}{rank}.txt").write_text(str(error))
+
+
+def idle_losses(trainer: Trainer) -> list[float]:
+    """Of whole batches, and of cut ones."""
+    losses = losses_of(trainer, 0)
+    trainer.accumulation_steps = 2
+    return losses + losses_of(trainer, 1)
 
 
 def num_held(trainer: Trainer) -> int:
