@@ -5,12 +5,13 @@ import pytest
 
 from bertray.cluster import Node, Resources
 from bertray.config import Pool, ScoreConfig, TrainConfig, load_config
-from bertray.console import score
+from bertray.console import view
 from bertray.console.doctor import show_findings
 from bertray.console.explain import show_explanation
-from bertray.console.score import LOG_EVERY_S, ScoreView
+from bertray.console.score import ScoreView
 from bertray.console.status import show_status
 from bertray.console.train import TrainView
+from bertray.console.view import LOG_EVERY_S
 from bertray.doctor import Finding
 from bertray.report.explain import Explanation, Word
 from bertray.score.plan import BadShard
@@ -19,6 +20,7 @@ from bertray.score.status import Status
 from bertray.score.summary import Progress, Summary
 from bertray.train.outcome import TrainSummary
 from bertray.train.state import Epoch
+from bertray.train.steps import Step
 
 CONFIG = load_config(ScoreConfig, None, ["model.path=m", "input.path=i", "output.path=o"])
 
@@ -29,15 +31,18 @@ def test_off_a_terminal_progress_is_one_log_line_at_times(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(score.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(view.time, "monotonic", lambda: now[0])
     caplog.set_level(logging.INFO, "bertray")
-    with ScoreView("scoring") as view:
+    with ScoreView("scoring") as scoring, TrainView() as training:
         for step in range(1, 101):
             now[0] += LOG_EVERY_S / 10
-            view.update(Progress(step * 10, 1000, step, 100))
-    lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 10
-    assert lines[0] == "scoring rows=100/1000 splits=10/100 rows_per_s=3"
+            scoring.update(Progress(step * 10, 1000, step, 100))
+            training.update(Step(step, 100, 1 / step, 1e-5, 1.0, 32, 700))
+    assert len(caplog.messages) == 20
+    assert caplog.messages[:2] == [
+        "scoring rows=100/1000 splits=10/100 rows_per_s=3",
+        "training step=10/100 loss=0.1000 steps_per_s=0.33",
+    ]
     assert capsys.readouterr() == ("", "")
 
 

@@ -52,6 +52,15 @@ class TrainView(View):
                     total=event.num_steps,
                     note=f"· loss {event.loss:.3f} ",
                 )
+                rate = self.rate(event.step)
+                if self.is_line_due():
+                    logger.info(
+                        "training step=%d/%d loss=%.4f steps_per_s=%.2f",
+                        event.step,
+                        event.num_steps,
+                        event.loss,
+                        rate,
+                    )
             case Epoch():
                 logger.info(
                     "epoch=%d/%d train_loss=%.4f %s tokens_per_s=%.0f",
