@@ -25,7 +25,7 @@ from bertray.train.loss import CROSS_ENTROPY, CrossEntropy, Loss
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.parallel import Strategy, ddp_options, is_sharded, shard
 from bertray.train.plan import plan_epoch
-from bertray.train.precision import Precision
+from bertray.train.precision import Name, Precision
 from bertray.train.state import load_state, save_state
 from bertray.train.steps import NonFiniteLossError, Step, collate, predict, train_steps
 
@@ -51,12 +51,13 @@ class Trainer:
         strategy: Strategy = "ddp",
         checkpoint: Path | None = None,
         device: torch.device = CPU,
+        precision: Name = "auto",
     ) -> None:
         self.rank, self.world_size, self.examples = rank, world_size, examples
         self.loss: Loss = CROSS_ENTROPY
         self.accumulation_steps = 1
         self.aggregate: Aggregate = "mean"
-        self.precision = Precision("auto", device)
+        self.precision = Precision(precision, device)
         self.bare: Any = (
             load_checkpoint(checkpoint, base)
             if checkpoint
@@ -204,6 +205,7 @@ def run_rank(make: Callable[..., Trainer], folder: Path, strategy: str, rank: in
         weighted_losses=weighted_losses,
         probabilities=trainer.predict(),
         num_held=num_held(trainer),
+        dropout_losses=dropout_losses(make, folder / f"{strategy}-dropout"),
         resumed_losses=losses_of(without_dropout(make(checkpoint=folder / "one")), 1, 2),
         hard_losses=hard_losses(make()),
         lower_losses=lower_losses(make()),
@@ -220,6 +222,15 @@ def idle_losses(trainer: Trainer) -> list[float]:
     losses = losses_of(trainer, 0)
     trainer.accumulation_steps = 2
     return losses + losses_of(trainer, 1)
+
+
+def dropout_losses(make: Callable[..., Trainer], folder: Path) -> list[list[float]]:
+    """An epoch's after a checkpoint, and the same from the checkpoint."""
+    whole = make()
+    whole.epoch(0)
+    whole.save(folder)
+    went_on = losses_of(whole, 1)
+    return [went_on, losses_of(make(checkpoint=folder), 1)]
 
 
 def num_held(trainer: Trainer) -> int:

@@ -95,6 +95,15 @@ def test_two_ranks_take_the_steps_of_one_with_the_double_batch(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_ranks_that_are_interrupted_and_resumed_go_on_as_if_they_had_not_been(
+    two_ranks: TwoRanks, strategy: Strategy
+) -> None:
+    for rank in (0, 1):
+        whole, resumed = np.load(two_ranks.folder / f"{strategy}{rank}.npz")["dropout_losses"]
+        np.testing.assert_allclose(resumed, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_checkpoint_is_resumed_by_another_number_of_ranks_and_another_strategy(
     two_ranks: TwoRanks, strategy: Strategy, base: Base
 ) -> None:
