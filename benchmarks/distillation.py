@@ -39,10 +39,10 @@ from bertray.model.pretrained import load_tokenizer
 from bertray.model.settings import resolve_settings
 from bertray.train.base import open_base
 from bertray.train.examples import Examples
-from bertray.train.loss import CROSS_ENTROPY, Loss
+from bertray.train.loss import CROSS_ENTROPY, CrossEntropy
 from bertray.train.teacher import make_teacher, teach
 
-DISTILLED = Loss(temperature=2.0, alpha=0.5)
+DISTILLED = CrossEntropy(temperature=2.0, alpha=0.5)
 
 
 def main() -> None:

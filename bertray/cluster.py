@@ -32,20 +32,38 @@ HEAD_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What the cluster's nodes offer together.
-
-    Attributes:
-        num_cpus: logical CPUs.
-        num_gpus: GPUs.
-        num_nodes: live nodes.
-        largest_node_cpus: the most that one of them has.
-    """
+class Node:
+    """What a live node offers: logical CPUs, and GPUs."""
 
     num_cpus: float
-    num_gpus: float
-    num_nodes: int
-    largest_node_cpus: float
+    num_gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the cluster's live nodes offer, each by itself and together."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def num_cpus(self) -> float:
+        """Logical CPUs."""
+        return sum(node.num_cpus for node in self.nodes)
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs."""
+        return sum(node.num_gpus for node in self.nodes)
+
+    @property
+    def num_nodes(self) -> int:
+        """Live nodes."""
+        return len(self.nodes)
+
+    @property
+    def largest_node_cpus(self) -> float:
+        """The most CPUs that one node has."""
+        return max((node.num_cpus for node in self.nodes), default=0.0)
 
 
 def connect(*, dashboard: bool = False) -> Resources:
@@ -84,13 +102,8 @@ def connect(*, dashboard: bool = False) -> Resources:
         # Set up anew by `import ray.data`; its plans and bars are for debugging Ray.
         for name in ("ray.data", "ray.train"):
             logging.getLogger(name).setLevel(logging.ERROR)
-    nodes = [node["Resources"] for node in _live_nodes()]
-    return Resources(
-        num_cpus=sum(node.get("CPU", 0.0) for node in nodes),
-        num_gpus=sum(node.get("GPU", 0.0) for node in nodes),
-        num_nodes=len(nodes),
-        largest_node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
-    )
+    offers = [node["Resources"] for node in _live_nodes()]
+    return Resources(tuple(Node(it.get("CPU", 0.0), it.get("GPU", 0.0)) for it in offers))
 
 
 def _watch_head(address: str) -> None:

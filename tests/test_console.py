@@ -3,19 +3,24 @@ from collections import Counter
 
 import pytest
 
-from bertray.cluster import Resources
-from bertray.config import Pool, ScoreConfig, load_config
-from bertray.console import score
+from bertray.cluster import Node, Resources
+from bertray.config import Pool, ScoreConfig, TrainConfig, load_config
+from bertray.console import view
 from bertray.console.doctor import show_findings
 from bertray.console.explain import show_explanation
-from bertray.console.score import LOG_EVERY_S, ScoreView
+from bertray.console.score import ScoreView
 from bertray.console.status import show_status
+from bertray.console.train import TrainView
+from bertray.console.view import LOG_EVERY_S
 from bertray.doctor import Finding
 from bertray.report.explain import Explanation, Word
 from bertray.score.plan import BadShard
 from bertray.score.pool import plan_pool
 from bertray.score.status import Status
 from bertray.score.summary import Progress, Summary
+from bertray.train.outcome import TrainSummary
+from bertray.train.state import Epoch
+from bertray.train.steps import Step
 
 CONFIG = load_config(ScoreConfig, None, ["model.path=m", "input.path=i", "output.path=o"])
 
@@ -26,15 +31,18 @@ def test_off_a_terminal_progress_is_one_log_line_at_times(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(score.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(view.time, "monotonic", lambda: now[0])
     caplog.set_level(logging.INFO, "bertray")
-    with ScoreView("scoring") as view:
+    with ScoreView("scoring") as scoring, TrainView() as training:
         for step in range(1, 101):
             now[0] += LOG_EVERY_S / 10
-            view.update(Progress(step * 10, 1000, step, 100))
-    lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == 10
-    assert lines[0] == "scoring rows=100/1000 splits=10/100 rows_per_s=3"
+            scoring.update(Progress(step * 10, 1000, step, 100))
+            training.update(Step(step, 100, 1 / step, 1e-5, 1.0, 32, 700))
+    assert len(caplog.messages) == 20
+    assert caplog.messages[:2] == [
+        "scoring rows=100/1000 splits=10/100 rows_per_s=3",
+        "training step=10/100 loss=0.1000 steps_per_s=0.33",
+    ]
     assert capsys.readouterr() == ("", "")
 
 
@@ -58,6 +66,27 @@ def test_the_summary_tells_rows_labels_and_what_was_not_scored(
     assert "labelled good 900" in printed
     assert "not scored: null text 2" in printed
     assert "quarantined: x.parquet: no footer" in warned
+
+
+def test_the_summary_of_a_training_tells_what_it_is_worth_and_where_it_ran(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    summary = TrainSummary(
+        epochs=(Epoch(1, 0.7, {"accuracy": 0.75}, 18, 72, 2.0),),
+        best_epoch=1,
+        labels=("bad", "good"),
+        num_rows=18,
+        num_validation_rows=2,
+        num_rows_left_out=0,
+        seconds=3.0,
+        device="cuda",
+    )
+    words = ["model.base=b", "data.train=d", "output.path=o"]
+    with TrainView() as view:
+        view.finish(summary, load_config(TrainConfig, None, words))
+    printed = " ".join(capsys.readouterr().out.split())
+    for fact in ("accuracy 0.7500", "device cuda", "tokens/s 36", "labels bad, good"):
+        assert fact in printed
 
 
 def test_no_path_is_broken_however_long(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +159,7 @@ def test_the_summary_says_which_stage_is_the_limit() -> None:
         "num_flops": 50.0,
     }
     stats |= {"num_flops": 50, "matmul_flops": 100, "num_tokens": 97, "num_padded_tokens": 100}
-    two_actors = plan_pool(Pool(), Resources(2, 0, 1, 2), num_splits=9)  # one reads, one writes
+    two_actors = plan_pool(Pool(), Resources((Node(2),)), num_splits=9)  # one reads, one writes
     stages = Summary(stats=Counter(stats), pool=two_actors).stages()
     assert stages["busy with"] == (
         "read 5%, tokenize 10%, transfer 5%, compute 75%, write 5%; limited by compute"

@@ -233,7 +233,9 @@ class Scaling(Section):
         examples=["2", "[2, 8]"],
     )
     use_gpu: bool | Literal["auto"] = Field(
-        "auto", description="One GPU a worker; `auto` takes GPUs if the cluster has enough."
+        "auto",
+        description="One GPU a worker; `auto` takes GPUs if the cluster has enough now. With "
+        "`true` and `scaling.num_workers` training waits for GPU nodes that will join.",
     )
     num_threads: Count | None = Field(
         None, description="torch threads a worker on CPU. Default: the node's cores shared out."
@@ -244,6 +246,11 @@ class Scaling(Section):
         "gradients and optimizer state and send each other a layer at a time (`fsdp2`), for models "
         "that do not fit a GPU otherwise. The steps are the same; one worker alone shares nothing.",
     )
+
+    @property
+    def min_workers(self) -> int:
+        """Workers that training does not go on without."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
 
     @property
     def max_workers(self) -> int:

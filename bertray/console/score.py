@@ -1,7 +1,6 @@
 """What `bertray score` shows, and the progress of all jobs that go through rows."""
 
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOG_EVERY_S = 30.0
-
 
 class ScoreView(View):
     """Rows done of rows known, rows a second, time left; elsewhere a log line at times."""
@@ -24,16 +21,10 @@ class ScoreView(View):
     def __init__(self, what: str) -> None:
         super().__init__(what, unit="rows")
         self._what = what
-        self._start: tuple[float, int] | None = None
-        self._said = time.monotonic()
 
     def update(self, progress: "Progress") -> None:
         """Show how far the run is."""
-        now = time.monotonic()
-        if self._start is None:
-            self._start = now, progress.num_rows_done
-        began, rows_then = self._start
-        rate = (progress.num_rows_done - rows_then) / (now - began) if now > began else 0.0
+        rate = self.rate(progress.num_rows_done)
         self.bar.update(
             self.task,
             description=self._what,
@@ -41,8 +32,7 @@ class ScoreView(View):
             total=progress.num_rows,
             note=f"· {rate:,.0f} rows/s " if rate else "",
         )
-        if not self.live and now - self._said >= LOG_EVERY_S:
-            self._said = now
+        if self.is_line_due():
             logger.info(
                 "%s rows=%d/%d splits=%d/%d rows_per_s=%.0f",
                 self._what,

@@ -52,6 +52,15 @@ class TrainView(View):
                     total=event.num_steps,
                     note=f"· loss {event.loss:.3f} ",
                 )
+                rate = self.rate(event.step)
+                if self.is_line_due():
+                    logger.info(
+                        "training step=%d/%d loss=%.4f steps_per_s=%.2f",
+                        event.step,
+                        event.num_steps,
+                        event.loss,
+                        rate,
+                    )
             case Epoch():
                 logger.info(
                     "epoch=%d/%d train_loss=%.4f %s tokens_per_s=%.0f",
@@ -117,6 +126,8 @@ class TrainView(View):
             before, after = calibration["ece_before"], calibration["ece_after"]
             found = f"{before:.4f}, with {calibration['method']} scaling {after:.4f}"
             table.add_row("calibration error", found)
+        if summary.device is not None:
+            table.add_row("device", summary.device)
         table.add_row("tokens/s", f"{summary.tokens_per_s:,.0f}")
         table.add_row("time", duration(summary.seconds))
         self.show(table)

@@ -3,6 +3,7 @@
 On a terminal one live line; elsewhere (a log, a job) a plain line at most every half minute.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Self
 
@@ -20,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+LOG_EVERY_S = 30.0
 MOST_LABELS = 12
 MOST_NAMES = 6
 
@@ -56,7 +58,7 @@ def duration(seconds: float) -> str:
 
 
 class View:
-    """One live line on a terminal, kept up to date by a job; nothing elsewhere."""
+    """One live line on a terminal, kept up to date by a job; elsewhere a log line at times."""
 
     def __init__(self, what: str, *, unit: str) -> None:
         self.console = Console(stderr=True)
@@ -74,6 +76,8 @@ class View:
             disable=not self.live,
             transient=True,
         )
+        self._said = time.monotonic()
+        self._start: tuple[float, int] | None = None
         self.task = self.bar.add_task(f"{what}: preparing", total=None, unit=unit, note="")
 
     def __enter__(self) -> Self:
@@ -82,6 +86,22 @@ class View:
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+
+    def is_line_due(self) -> bool:
+        """Whether to log how far the job is; asked for as often as one likes."""
+        now = time.monotonic()
+        if self.live or now - self._said < LOG_EVERY_S:
+            return False
+        self._said = now
+        return True
+
+    def rate(self, num_done: int) -> float:
+        """Units a second since this was first asked for; 0 then."""
+        now = time.monotonic()
+        if self._start is None:
+            self._start = now, num_done
+        began, done_then = self._start
+        return (num_done - done_then) / (now - began) if now > began else 0.0
 
     def show(self, table: RenderableType) -> None:
         """Print a summary on stdout, below what the live line leaves."""

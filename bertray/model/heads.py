@@ -1,7 +1,7 @@
 """The layers on top of an encoder: those its family has, or one linear layer on the first token.
 
-The linear one is Hugging Face's own token classifier, which every family has, read at [CLS] alone:
-so its folder is a plain Hugging Face one as well.
+The linear one is Hugging Face's own token classifier, read at [CLS] alone: so its folder is a plain
+Hugging Face one as well. ModernBERT's has a layer and a norm in between, so it has no linear one.
 """
 
 from pathlib import Path

@@ -70,7 +70,8 @@ def write_events(path: Path, steps: Sequence[Step], epochs: Sequence[Epoch]) -> 
             for step in steps:
                 writer.add_scalar("loss/training", step.loss, step.step)
                 writer.add_scalar("learning_rate", step.learning_rate, step.step)
-                writer.add_scalar("grad_norm", step.grad_norm, step.step)
+                if step.grad_norm is not None:
+                    writer.add_scalar("grad_norm", step.grad_norm, step.step)
             for end, epoch in zip(_last_steps(steps, epochs), epochs, strict=True):
                 for name, value in epoch.metrics.items():
                     tag = "loss/validation" if name == "loss" else f"validation/{name}"

@@ -87,7 +87,8 @@ def encode(
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=TaskPoolStrategy(size=max(min(wanted, int(num_cpus)), 1)),
-        num_cpus=min(TOKENIZER_CPUS, num_cpus / 2),
+        # Without a CPU now its nodes have yet to come.
+        num_cpus=min(TOKENIZER_CPUS, num_cpus / 2 or TOKENIZER_CPUS),
         num_gpus=num_gpus or None,
     )
     blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from queue import Queue as LocalQueue
 from typing import Any, cast
 
+import numpy as np
 import ray
 import ray.train
 import ray.train.torch
@@ -27,11 +28,11 @@ from bertray.train.layers import freeze, num_frozen
 from bertray.train.loss import Loss
 from bertray.train.measure import measure, score_of
 from bertray.train.optim import make_optimizer, make_schedule
-from bertray.train.parallel import Strategy, is_sharded, shard
+from bertray.train.parallel import Strategy, ddp_options, is_sharded, shard
 from bertray.train.plan import num_steps_per_epoch, plan_epoch
 from bertray.train.precision import Precision
 from bertray.train.state import STEPS, Epoch, load_state, read_steps, save_state, write_steps
-from bertray.train.steps import NonFiniteLossError, Step, predict, train_steps
+from bertray.train.steps import NonFiniteLossError, Step, collate, predict, train_steps
 
 SCORE = "score"  # that checkpoints are kept by, the more the better
 SECONDS_BETWEEN_EVENTS = 0.5
@@ -188,8 +189,14 @@ class _Worker:
         freeze(self.bare, num_layers=frozen)
         self.model = self.bare
         if not is_sharded(self.bare):
+            inputs = collate(
+                self.train.encoded,
+                np.arange(1),
+                pad_token_id=self.job.base.pad_token_id,
+                device=self.bare.device,
+            )
             self.model = ray.train.torch.prepare_model(
-                self.bare, parallel_strategy_kwargs={"gradient_as_bucket_view": True}
+                self.bare, parallel_strategy_kwargs=ddp_options(self.bare, inputs)
             )
 
     def _take_steps(self, epoch: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bertray import storage
 from bertray.config import dump_config
+from bertray.model.backend import Device
 from bertray.model.bundle import save_bundle
 from bertray.model.manifest import Manifest, package_versions
 from bertray.model.pretrained import load_tokenizer
@@ -38,6 +39,7 @@ class TrainSummary:
         seconds: wall clock of the run that finished it, from the cluster's start on.
         copies: of ``num_rows``, how many each method of augmentation has made.
         trials: of a search, the best first: the one that all else is about.
+        device: that the run which finished it trained on; None of bundles that do not tell.
         is_new: False if the bundle was there already.
     """
 
@@ -50,6 +52,7 @@ class TrainSummary:
     seconds: float
     copies: dict[str, int] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
+    device: Device | None = None
     is_new: bool = True
 
     @property

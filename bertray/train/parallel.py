@@ -3,6 +3,7 @@
 Which of the two it is can be told from the model, and all that differs between them stands here.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
@@ -30,6 +31,20 @@ def shard(model: PreTrainedModel, device: torch.device) -> None:
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for module in (*own_layers(model), model):
         fully_shard(module, mesh=mesh)
+
+
+def ddp_options(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """How DDP is to wrap a model whose layers are frozen as they will be; leaves no gradients.
+
+    Some families have parameters that no gradient comes to, as XLNet's for tokens that are to be
+    guessed, and a linear head leaves a pooler idle. DDP waits for them unless it looks for them in
+    each step, which takes time: so one pass over any row's inputs tells whether there are such.
+    """
+    model(**inputs).logits.sum().backward()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    some_are_idle = any(parameter.grad is None for parameter in trained)
+    model.zero_grad()
+    return {"gradient_as_bucket_view": True, "find_unused_parameters": some_are_idle}
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -47,10 +47,12 @@ class Precision:
         """Give the gradients their true size, before they are clipped."""
         self._scaler.unscale_(optimizer)
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the optimizer's step, unless gradients overflowed."""
+    def step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Take the optimizer's step, unless gradients overflowed; returns whether it was taken."""
+        scale = self._scaler.get_scale()
         self._scaler.step(optimizer)
         self._scaler.update()
+        return self._scaler.get_scale() >= scale
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed training needs."""

@@ -17,6 +17,7 @@ import ray
 
 from bertray import cluster
 from bertray.config import TrainConfig
+from bertray.model.backend import Device
 from bertray.train import lineage as folder
 from bertray.train.data import encode
 from bertray.train.job import Job, prepare
@@ -107,8 +108,9 @@ def fine_tune(
     folder.begin(config.output.path, job.lineage)
     start = time.perf_counter()
     resources = cluster.connect(dashboard=True)
-    at_once, scaling, share = share_out(config.search, config.scaling, resources)
-    use_gpu = plan_scaling(scaling, share).use_gpu
+    at_once, scaling = share_out(config.search, config.scaling, resources)
+    workers = plan_scaling(scaling, resources, at_once=at_once)
+    device: Device = "cuda" if workers.use_gpu else "cpu"
     runs_models = job.teacher is not None or (
         job.augmenter is not None and job.augmenter.runs_models
     )
@@ -118,12 +120,12 @@ def fine_tune(
         base=job.base,
         augmenter=job.augmenter,
         num_cpus=resources.num_cpus,
-        teacher=job.teacher_on("cuda" if use_gpu else "cpu"),
-        num_gpus=1 if use_gpu and runs_models else 0,
+        teacher=job.teacher_on(device),
+        num_gpus=1 if workers.use_gpu and runs_models else 0,
     )
     examples = ray.put((training, validation))
     runs = [
-        plan_run(one, training=training, examples=examples, scaling=scaling, resources=share)
+        plan_run(one, training=training, examples=examples, scaling=scaling, workers=workers)
         for one in job.trainings
     ]
 
@@ -152,6 +154,7 @@ def fine_tune(
         seconds=time.perf_counter() - start,
         copies=copies,
         trials=tuple(trials),
+        device=device,
     )
     with checkpoint.as_directory() as weights, tempfile.TemporaryDirectory() as made:
         write_bundle(Path(made), weights=Path(weights), job=job, summary=summary)

@@ -46,7 +46,7 @@ class Step:
         num_steps: of the whole training.
         loss: mean over the step's rows, by their weights.
         learning_rate: that the step was taken with.
-        grad_norm: global norm before clipping.
+        grad_norm: global norm before clipping; None where it overflowed float16.
         num_rows: of the step.
         num_tokens: of the step, padding not counted.
     """
@@ -55,7 +55,7 @@ class Step:
     num_steps: int
     loss: float
     learning_rate: float
-    grad_norm: float
+    grad_norm: float | None
     num_rows: int
     num_tokens: int
 
@@ -80,7 +80,7 @@ def train_steps(
     accumulation_steps: int = 1,
     pieces: Sequence[Piece] = (),
 ) -> Iterator[Step]:
-    """Take one optimizer step a batch of ``plan``; yields after each.
+    """Take one optimizer step a batch of ``plan``, unless float16 overflows; yields after each.
 
     Each rank takes its share of the batch, in as many passes as ``accumulation_steps`` says and as
     save more padding than they take (`cut_by_length`). Its loss is the sum over its rows, times
@@ -145,14 +145,14 @@ def train_steps(
                 "Lower optim.learning_rate, or raise optim.warmup_ratio"
             )
         learning_rate = float(schedule.get_last_lr()[0])
-        precision.step(optimizer)
-        schedule.step()
+        if precision.step(optimizer):
+            schedule.step()
         yield Step(
             step=number,
             num_steps=num_steps,
             loss=sum(losses) / num_rows,
             learning_rate=learning_rate,
-            grad_norm=grad_norm,
+            grad_norm=grad_norm if np.isfinite(grad_norm) else None,
             num_rows=len(batch),
             num_tokens=int(lengths[batch].sum()),
         )

@@ -233,11 +233,9 @@ def _metrics_of(event: object) -> "dict[tuple[str, int], Metric]":
     """What a `Step` or an `Epoch` tells, by name and number; nothing of other events."""
     match event:
         case Step():
-            values = {
-                "step/loss": event.loss,
-                "step/learning_rate": event.learning_rate,
-                "step/grad_norm": event.grad_norm,
-            }
+            values = {"step/loss": event.loss, "step/learning_rate": event.learning_rate}
+            if event.grad_norm is not None:
+                values["step/grad_norm"] = event.grad_norm
             return _metrics(values, step=event.step)
         case Epoch():
             values = {f"validation/{name}": value for name, value in event.metrics.items()}

@@ -1,10 +1,12 @@
 """Ray Train's side of a training: which workers, where their checkpoints go, what came of them."""
 
+import heapq
+import logging
 import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from queue import Empty
 from queue import Queue as LocalQueue
@@ -40,7 +42,10 @@ from bertray.train.steps import Step
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 MAX_FAILURES = 3  # times that a lost worker sends all of them back to the last epoch
+RAY_UNITS = 10_000  # of a CPU: what Ray counts shares of one in, to the nearest
 CPU_SHARE = 0.8  # of the cluster that workers reserve on CPU; the rest is for Ray's own tasks
 
 
@@ -53,19 +58,15 @@ class Run:
     config: RunConfig
 
 
-def share_out(
-    search: Search, scaling: Scaling, resources: Resources
-) -> tuple[int, Scaling, Resources]:
-    """How many trials train at once, and what each of them has of the workers' settings and CPUs.
+def share_out(search: Search, scaling: Scaling, resources: Resources) -> tuple[int, Scaling]:
+    """How many trials train at once, and what each of them has of the workers' settings.
 
     On CPU their threads together are as many as there are cores, unless the settings say otherwise.
     Without a search that is one training, which has all.
     """
     if not search.keys:
-        return 1, scaling, resources
-    wanted = scaling.num_workers
-    fewest, most = (wanted, wanted) if isinstance(wanted, int) else wanted
-    on_gpus = scaling.use_gpu is not False and resources.num_gpus >= fewest
+        return 1, scaling
+    most, on_gpus = scaling.max_workers, takes_gpus(scaling, resources)
     if on_gpus:
         room = resources.num_gpus
     elif scaling.num_threads is not None:
@@ -73,11 +74,10 @@ def share_out(
     else:
         room = resources.num_nodes
     count = min(search.max_concurrent or max(int(room // most), 1), search.num_trials)
-    share = replace(resources, num_cpus=resources.num_cpus / count)
     if scaling.num_threads is None and not on_gpus:
-        threads = min(share.num_cpus / most, resources.largest_node_cpus)
+        threads = min(resources.num_cpus / count / most, resources.largest_node_cpus)
         scaling = scaling.model_copy(update={"num_threads": max(int(threads), 1)})
-    return count, scaling, share
+    return count, scaling
 
 
 def plan_run(
@@ -86,7 +86,7 @@ def plan_run(
     training: Examples,
     examples: "ray.ObjectRef[tuple[Examples, Examples]]",
     scaling: Scaling,
-    resources: Resources,
+    workers: ScalingConfig,
 ) -> Run:
     """Put together what the workers of a training get.
 
@@ -95,7 +95,7 @@ def plan_run(
         training: its rows.
         examples: an object of them and of the rows for validation.
         scaling: as the config has it, or less of it where others train beside.
-        resources: that it has to itself.
+        workers: as `plan_scaling` has them.
     """
     config, labelled = job.config, job.labelled
     worker_job = WorkerJob(
@@ -121,32 +121,81 @@ def plan_run(
         strategy=scaling.strategy,
         examples=examples,
     )
-    return Run(worker_job, plan_scaling(scaling, resources), run_config(job))
+    return Run(worker_job, workers, run_config(job))
 
 
-def plan_scaling(scaling: Scaling, resources: Resources) -> ScalingConfig:
+def plan_scaling(scaling: Scaling, resources: Resources, *, at_once: int = 1) -> ScalingConfig:
     """One GPU a worker where the cluster has enough, else shares of its CPUs.
 
-    Workers that would not fit side by side reserve less than a CPU each: slow, but it runs. Of
-    elastic ones that holds for the fewest there may be.
+    All of them fit its nodes side by side, if need be with less than a CPU each: slow, but it runs.
+    Of elastic ones that holds for the fewest there may be. Workers whose nodes have yet to come ask
+    for all that they keep busy.
+
+    Args:
+        scaling: of each training.
+        resources: that they share.
+        at_once: trainings side by side.
 
     Raises:
-        ConfigError: GPUs are wanted, and the cluster has fewer than workers.
+        ConfigError: GPUs are wanted, the cluster has none, and how many will come is not said.
     """
-    wanted = scaling.num_workers
-    fewest, share = (wanted, CPU_SHARE) if isinstance(wanted, int) else (wanted[0], 1.0)
-    enough = resources.num_gpus >= fewest
-    if scaling.use_gpu is True and not enough:
-        raise ConfigError(
-            f"scaling.use_gpu=true, scaling.num_workers={wanted}: the cluster has "
-            f"{resources.num_gpus:g} GPUs; set fewer workers, or scaling.use_gpu=auto"
+    wanted, use_gpu = scaling.num_workers, takes_gpus(scaling, resources)
+    has_room = resources.num_gpus >= scaling.min_workers if use_gpu else resources.num_cpus > 0
+    if use_gpu and not has_room:
+        if "num_workers" not in scaling.model_fields_set:
+            raise ConfigError(
+                "scaling.use_gpu=true, but the cluster has no GPU now; set scaling.num_workers if "
+                "GPU nodes will join, or scaling.use_gpu=auto to train on CPU"
+            )
+        logger.warning(
+            "scaling.use_gpu=true, scaling.num_workers=%s: the cluster has %g GPUs now, and "
+            "training waits for GPU nodes to join; if none will, set fewer workers or "
+            "scaling.use_gpu=auto",
+            wanted,
+            resources.num_gpus,
         )
-    cpus = min(float(scaling.num_threads or 1), share * resources.num_cpus / fewest)
+    if scaling.use_gpu == "auto" and not use_gpu and (resources.num_gpus or not has_room):
+        logger.warning(
+            "scaling.use_gpu=auto: the cluster has %g GPUs now, fewer than scaling.num_workers=%s, "
+            "and training runs on CPU; set no more workers than GPUs, or scaling.use_gpu=true if "
+            "GPU nodes will join",
+            resources.num_gpus,
+            wanted,
+        )
+    cpus = float(scaling.num_threads or 1)
+    if has_room:
+        num_workers = at_once * scaling.min_workers
+        share = CPU_SHARE if isinstance(wanted, int) else 1.0
+        largest = largest_share(resources, num_workers, on_gpus=use_gpu)
+        cpus = min(cpus, largest, share * resources.num_cpus / num_workers)
     return ScalingConfig(
         num_workers=wanted,  # type: ignore[arg-type]  # v2's own
-        use_gpu=enough and scaling.use_gpu is not False,
+        use_gpu=use_gpu,
         resources_per_worker={"CPU": math.floor(cpus) if cpus > 1 else cpus},
     )
+
+
+def largest_share(resources: Resources, num_workers: int, *, on_gpus: bool) -> float:
+    """The most CPUs that each worker can have of one node, so that all of them find a place.
+
+    A node that gives k workers a place gives each at most a k-th of its CPUs. So of all nodes' and
+    all k's such shares it is the last that is still needed for a place each.
+    """
+    shares = [
+        node.num_cpus / k
+        for node in resources.nodes
+        for k in range(1, (min(int(node.num_gpus), num_workers) if on_gpus else num_workers) + 1)
+    ]
+    least = heapq.nlargest(num_workers, shares)[-1]
+    # Ray rounds shares of a CPU, and of elastic workers divides by them: 2 // 0.2 is 9.
+    return least if least >= 1 else math.nextafter(int(least * RAY_UNITS) / RAY_UNITS, 0)
+
+
+def takes_gpus(scaling: Scaling, resources: Resources) -> bool:
+    """Whether workers are to have GPUs: where there are enough, or where the config insists."""
+    if scaling.use_gpu == "auto":
+        return resources.num_gpus >= scaling.min_workers
+    return scaling.use_gpu
 
 
 def run_config(job: Job) -> RunConfig:

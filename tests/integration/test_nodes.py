@@ -166,3 +166,19 @@ def test_a_run_on_a_cluster_without_workers_brings_one_that_goes_when_it_is_done
             assert time.monotonic() < deadline
             time.sleep(0.1)
     assert pq.read_table(out).num_rows == 40
+
+
+def test_training_on_a_cluster_that_rests_has_a_node_come(
+    tmp_path: Path, classifier_folder: Path, write_shards: Write
+) -> None:
+    out = tmp_path / "out"
+    rows = pa.table({"text": ["good film", "bad plot"] * 20, "label": ["x", "y"] * 20})
+    words = ["train", f"model.base={classifier_folder}", f"output.path={out}"]
+    words += [f"data.train={write_shards({'part-0': rows})}", "training.num_epochs=1"]
+    with (
+        own_cluster.running(cpus_each=0, autoscaled_cpus=2) as cluster,
+        driver(words, cluster.environment) as run,
+    ):
+        said, _ = run.communicate(timeout=RUN_S)
+    assert run.returncode == 0, said
+    assert (out / "bertray.json").exists()

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from bertray.cluster import Resources
+from bertray.cluster import Node, Resources
 from bertray.config import Pool
 from bertray.errors import ConfigError
 from bertray.score.pool import (
@@ -24,11 +24,11 @@ def planned(
     num_cpus: float,
     num_gpus: float,
     num_splits: int,
-    largest_node_cpus: float | None = None,
+    num_nodes: int = 1,
 ) -> PoolPlan:
-    """On one node, or on several of which the largest is smaller than all."""
-    cluster = Resources(num_cpus, num_gpus, 1, largest_node_cpus or num_cpus)
-    return plan_pool(pool, cluster, num_splits=num_splits)
+    """On one node, or on several that are alike."""
+    nodes = [Node(num_cpus / num_nodes, num_gpus / num_nodes)] * num_nodes
+    return plan_pool(pool, Resources(tuple(nodes)), num_splits=num_splits)
 
 
 @given(st.integers(1, 256), st.integers(1, 1000), st.none() | st.integers(1, 8))
@@ -56,7 +56,7 @@ def test_a_gpu_pool_leaves_room_for_reading_and_writing_too(num_gpus: int, more_
 
 
 def test_an_actor_that_fits_no_node_is_an_error_unless_the_size_is_given() -> None:
-    four_nodes = {"num_cpus": 32, "num_gpus": 0, "num_splits": 9, "largest_node_cpus": 8}
+    four_nodes = {"num_cpus": 32, "num_gpus": 0, "num_splits": 9, "num_nodes": 4}
     with pytest.raises(ConfigError, match=r"num_threads=16, but no node has more than 8 CPUs"):
         planned(pool(num_threads=16), **four_nodes)
     assert planned(pool(num_threads=16, max_actors=2), **four_nodes).num_cpus < 8

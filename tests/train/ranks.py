@@ -23,11 +23,11 @@ from bertray.train.layers import freeze
 from bertray.train.loop import load_checkpoint
 from bertray.train.loss import CROSS_ENTROPY, CrossEntropy, Loss
 from bertray.train.optim import make_optimizer, make_schedule
-from bertray.train.parallel import Strategy, is_sharded, shard
+from bertray.train.parallel import Strategy, ddp_options, is_sharded, shard
 from bertray.train.plan import plan_epoch
-from bertray.train.precision import Precision
+from bertray.train.precision import Name, Precision
 from bertray.train.state import load_state, save_state
-from bertray.train.steps import NonFiniteLossError, Step, predict, train_steps
+from bertray.train.steps import NonFiniteLossError, Step, collate, predict, train_steps
 
 CPU = torch.device("cpu")
 LABELS = ("no", "yes")
@@ -51,12 +51,13 @@ class Trainer:
         strategy: Strategy = "ddp",
         checkpoint: Path | None = None,
         device: torch.device = CPU,
+        precision: Name = "auto",
     ) -> None:
         self.rank, self.world_size, self.examples = rank, world_size, examples
         self.loss: Loss = CROSS_ENTROPY
         self.accumulation_steps = 1
         self.aggregate: Aggregate = "mean"
-        self.precision = Precision("auto", device)
+        self.precision = Precision(precision, device)
         self.bare: Any = (
             load_checkpoint(checkpoint, base)
             if checkpoint
@@ -72,8 +73,12 @@ class Trainer:
             assert state == ([], 0.0)
 
     def wrap(self) -> None:
-        is_plain = self.world_size == 1 or is_sharded(self.bare)
-        self.model = self.bare if is_plain else DistributedDataParallel(self.bare)
+        self.model = self.bare
+        if self.world_size > 1 and not is_sharded(self.bare):
+            encoded = self.examples.encoded
+            inputs = collate(encoded, np.arange(1), pad_token_id=0, device=self.bare.device)
+            options = ddp_options(self.bare, inputs)
+            self.model = DistributedDataParallel(self.bare, **options)
 
     def start(self, optim: Optim) -> None:
         self.optimizer = make_optimizer(self.bare, optim)
@@ -156,9 +161,14 @@ def losses_of(trainer: Trainer, *epochs: int) -> list[float]:
 
 
 def run_ranks(
-    rank: int, base: Base, places: list[tuple[Path, Examples]], meeting_point: Path
+    rank: int,
+    base: Base,
+    places: list[tuple[Path, Examples]],
+    idle: dict[Path, Base],
+    even: Examples,
+    meeting_point: Path,
 ) -> None:
-    """What a process of a two-rank run does, for each folder and its rows."""
+    """What a process of a two-rank run does, for each folder and its rows, or its base."""
     torch.set_num_threads(1)
     faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
     dist.init_process_group(
@@ -172,6 +182,11 @@ def run_ranks(
         for strategy in STRATEGIES:
             make = partial(Trainer, base, examples, rank=rank, world_size=2, strategy=strategy)
             run_rank(make, folder, strategy, rank)
+    for folder, of_family in idle.items():
+        for strategy in STRATEGIES:
+            trainer = Trainer(of_family, even, rank=rank, world_size=2, strategy=strategy)
+            losses = idle_losses(without_dropout(trainer))
+            np.savez(folder / f"{strategy}{rank}.npz", losses=losses)
     dist.barrier()  # neither leaves while the other still listens
     dist.destroy_process_group()
     os._exit(0)  # without an interpreter's end, which threads of torch could hold up
@@ -190,6 +205,7 @@ def run_rank(make: Callable[..., Trainer], folder: Path, strategy: str, rank: in
         weighted_losses=weighted_losses,
         probabilities=trainer.predict(),
         num_held=num_held(trainer),
+        dropout_losses=dropout_losses(make, folder / f"{strategy}-dropout"),
         resumed_losses=losses_of(without_dropout(make(checkpoint=folder / "one")), 1, 2),
         hard_losses=hard_losses(make()),
         lower_losses=lower_losses(make()),
@@ -199,6 +215,22 @@ def run_rank(make: Callable[..., Trainer], folder: Path, strategy: str, rank: in
         trainer.epoch(0)
     except NonFiniteLossError as error:
         (folder / f"{strategy}{rank}.txt").write_text(str(error))
+
+
+def idle_losses(trainer: Trainer) -> list[float]:
+    """Of whole batches, and of cut ones."""
+    losses = losses_of(trainer, 0)
+    trainer.accumulation_steps = 2
+    return losses + losses_of(trainer, 1)
+
+
+def dropout_losses(make: Callable[..., Trainer], folder: Path) -> list[list[float]]:
+    """An epoch's after a checkpoint, and the same from the checkpoint."""
+    whole = make()
+    whole.epoch(0)
+    whole.save(folder)
+    went_on = losses_of(whole, 1)
+    return [went_on, losses_of(make(checkpoint=folder), 1)]
 
 
 def num_held(trainer: Trainer) -> int:

@@ -56,11 +56,11 @@ def test_gradients_that_overflow_float16_take_no_step_and_lower_the_scale(
     trainer.precision.load_state_dict({**trainer.precision.state_dict(), "scale": 2.0**30})
     before = trainer.bare.classifier.weight.detach().clone()
     (step,) = trainer.epoch(0)
-    assert not np.isfinite(step.grad_norm)
+    assert step.grad_norm is None
     assert torch.equal(trainer.bare.classifier.weight, before)
     for number in range(1, 60):
         (step,) = trainer.epoch(number)
-    assert np.isfinite(step.grad_norm)
+    assert step.grad_norm is not None
     assert not torch.equal(trainer.bare.classifier.weight, before)
 
 

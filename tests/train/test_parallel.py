@@ -11,18 +11,24 @@ from ranks import (
     NUM_ROWS,
     STRATEGIES,
     Trainer,
+    idle_losses,
     in_windows,
     losses_of,
     run_ranks,
     weighted,
     without_dropout,
 )
+from small_models import save_classifier
 from torch import multiprocessing
 from transformers import AutoModelForSequenceClassification
 
-from bertray.train.base import Base
+from bertray.config import TrainModel
+from bertray.model.heads import Head
+from bertray.train.base import Base, open_base
 from bertray.train.examples import Examples
 from bertray.train.parallel import Strategy
+
+IDLE: list[tuple[str, Head]] = [("xlnet", "family"), ("fnet", "linear")]
 
 
 @dataclass
@@ -38,7 +44,10 @@ class TwoRanks:
 
 @pytest.fixture(scope="module")
 def runs(
-    base: Base, make_examples: Callable[..., Examples], tmp_path_factory: pytest.TempPathFactory
+    base: Base,
+    make_examples: Callable[..., Examples],
+    classifier_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, TwoRanks]:
     root = tmp_path_factory.mktemp("two_ranks")
     rows = {"texts": make_examples(NUM_ROWS), "windows": in_windows(make_examples)}
@@ -54,7 +63,16 @@ def runs(
         made[name] = TwoRanks(folder, examples, losses, weighted_losses, one.predict())
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     places = [(run.folder, run.examples) for run in made.values()]
-    multiprocessing.spawn(run_ranks, (base, places, root / "meet"), nprocs=2)
+    even = make_examples(NUM_ROWS, longest=2)  # padding would change these families' numbers
+    idle = {}
+    for family, head in IDLE:
+        folder = root / family
+        folder.mkdir()
+        save_classifier(folder, family, tokenizer=classifier_folder)
+        idle[folder] = open_base(TrainModel(base=str(folder), head=head, max_length=32))
+        losses = idle_losses(without_dropout(Trainer(idle[folder], even)))
+        made[family] = TwoRanks(folder, even, losses, [], np.zeros(0))
+    multiprocessing.spawn(run_ranks, (base, places, idle, even, root / "meet"), nprocs=2)
     return made
 
 
@@ -77,6 +95,15 @@ def test_two_ranks_take_the_steps_of_one_with_the_double_batch(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_ranks_that_are_interrupted_and_resumed_go_on_as_if_they_had_not_been(
+    two_ranks: TwoRanks, strategy: Strategy
+) -> None:
+    for rank in (0, 1):
+        whole, resumed = np.load(two_ranks.folder / f"{strategy}{rank}.npz")["dropout_losses"]
+        np.testing.assert_allclose(resumed, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_checkpoint_is_resumed_by_another_number_of_ranks_and_another_strategy(
     two_ranks: TwoRanks, strategy: Strategy, base: Base
 ) -> None:
@@ -88,6 +115,18 @@ def test_a_checkpoint_is_resumed_by_another_number_of_ranks_and_another_strategy
     np.testing.assert_allclose(losses_of(one, 1, 2), expected, rtol=0, atol=1e-5)
     plain = AutoModelForSequenceClassification.from_pretrained(checkpoint)
     assert plain.config.architectures == ["BertForSequenceClassification"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("family", [family for family, _ in IDLE])
+def test_parameters_that_no_gradient_comes_to_hold_up_no_rank(
+    family: str, strategy: Strategy, runs: dict[str, TwoRanks]
+) -> None:
+    one = runs[family]
+    assert len(one.losses) == 16
+    for rank in (0, 1):
+        two = np.load(one.folder / f"{strategy}{rank}.npz")
+        np.testing.assert_allclose(two["losses"], one.losses, rtol=0, atol=1e-5)
 
 
 def test_sharded_ranks_hold_one_model_between_them(two_ranks: TwoRanks) -> None:

@@ -11,12 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ranks import EPOCHS, GLOBAL_BATCH, NUM_ROWS, WEIGHTED, Trainer, in_windows, without_dropout
+from torch.optim.lr_scheduler import LambdaLR
 
 from bertray.config import Optim
 from bertray.train.base import Base
 from bertray.train.examples import Examples
 from bertray.train.loss import BinaryCrossEntropy
-from bertray.train.precision import Precision
+from bertray.train.precision import Name, Precision
 from bertray.train.steps import NonFiniteLossError, predict, split_rows
 
 
@@ -76,13 +77,46 @@ def test_gradients_that_overflow_float16_take_no_step_and_lower_the_scale(
     before = weight.detach().clone()
     (step,) = trainer.epoch(0)
     assert np.isfinite(step.loss)
-    assert not np.isfinite(step.grad_norm)
+    assert step.grad_norm is None
     assert torch.equal(weight, before)
     assert trainer.precision.state_dict()["scale"] == 2.0**29
+    assert trainer.schedule.last_epoch == 0  # its rate stays as it is, too
     for number in range(25):
         (step,) = trainer.epoch(number)
-    assert np.isfinite(step.grad_norm)
+    assert step.grad_norm is not None
     assert not torch.equal(weight, before)
+
+
+def test_a_resumed_float16_training_goes_on_with_the_scale_it_had(
+    base: Base, make_examples: Callable[..., Examples], tmp_path: Path
+) -> None:
+    whole = Trainer(base, make_examples(NUM_ROWS), precision="float16")
+    whole.precision.load_state_dict({**whole.precision.state_dict(), "scale": 2.0**19})
+    assert {step.grad_norm is None for step in whole.epoch(0)} == {True, False}
+    whole.save(tmp_path)
+    resumed = Trainer(base, whole.examples, precision="float16", checkpoint=tmp_path)
+    assert resumed.precision.state_dict() == whole.precision.state_dict()
+    assert resumed.epoch(1) == whole.epoch(1)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_large_gradient_is_clipped_before_it_moves_the_weights(
+    base: Base, make_examples: Callable[..., Examples], precision: Name
+) -> None:
+    trainer = Trainer(base, make_examples(GLOBAL_BATCH), precision=precision)
+    trainer.bare.classifier.weight.data *= 10
+    trainer.precision.load_state_dict({**trainer.precision.state_dict(), "scale": 64.0})
+    trainer.num_steps = EPOCHS
+    # Plain descent with a rate of 1 moves by the gradient itself.
+    trainer.optimizer = torch.optim.SGD(trainer.bare.parameters(), lr=1.0)
+    trainer.schedule = LambdaLR(trainer.optimizer, lambda step: 1.0)
+    before = [value.detach().clone() for value in trainer.bare.parameters()]
+    (step,) = trainer.epoch(0)
+    assert step.grad_norm is not None
+    assert step.grad_norm > 10
+    pairs = zip(trainer.bare.parameters(), before, strict=True)
+    moved = torch.stack([(value.detach() - was).norm() for value, was in pairs]).norm()
+    assert float(moved) == pytest.approx(1.0, rel=1e-3)
 
 
 def test_activations_that_are_computed_again_give_the_same_steps(
@@ -102,7 +136,7 @@ def test_every_step_says_what_it_did(base: Base, make_examples: Callable[..., Ex
     assert [step.step for step in steps] == list(range(1, 17))
     assert sum(step.num_rows for step in steps) == 2 * NUM_ROWS
     assert sum(step.num_tokens for step in steps) == 2 * examples.encoded.offsets[-1]
-    assert all(np.isfinite([step.loss, step.grad_norm]).all() for step in steps)
+    assert all(np.isfinite([step.loss, step.grad_norm or np.nan]).all() for step in steps)
     assert steps[0].learning_rate == 0
     assert max(step.learning_rate for step in steps) <= 1e-3
 

@@ -26,7 +26,8 @@ from bertray.train.steps import Step
 from bertray.train.tracking import tracked
 
 LINEAGE = {"data": "d" * 64, "base": "b" * 64}
-STEPS = [Step(n, 6, 1 / n, 1e-5 * n, 2.0, 32, 700) for n in range(1, 7)]
+# The first one overflowed float16.
+STEPS = [Step(n, 6, 1 / n, 1e-5 * n, 2.0 if n > 1 else None, 32, 700) for n in range(1, 7)]
 EPOCHS = [
     Epoch(n, 0.5 / n, {"accuracy": accuracy, "loss": 0.4}, 96, 2100, 3.0)
     for n, accuracy in ((1, 0.75), (2, 0.5))
@@ -109,6 +110,7 @@ def test_a_run_holds_the_settings_each_step_and_epoch_and_the_bundle(
     assert run.data.tags["bertray.bundle"] == tracking.digest_of(made)
     assert history(store, "step/loss") == {step.step: step.loss for step in STEPS}
     assert history(store, "step/learning_rate").keys() == {1, 2, 3, 4, 5, 6}
+    assert history(store, "step/grad_norm") == dict.fromkeys(range(2, 7), 2.0)
     assert history(store, "validation/accuracy") == {1: 0.75, 2: 0.5}
     assert history(store, "train/tokens_per_s") == {1: 700.0, 2: 700.0}
     assert history(store, "best/accuracy") == {1: 0.75}

@@ -1,20 +1,23 @@
 """Workers fit the cluster; what they say reaches the caller, progress in order, as one error."""
 
+import math
 from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from ray.train import Checkpoint, WorkerGroupError
 
-from bertray.cluster import Resources
+from bertray.cluster import Node, Resources
 from bertray.config import Scaling, Search
 from bertray.errors import BertrayError, ConfigError, DataError, ModelError
 from bertray.train import loop
 from bertray.train.loop import SCORE, Order, is_wanted
 from bertray.train.steps import NonFiniteLossError
-from bertray.train.workers import best_checkpoint, fit, plan_scaling, share_out
+from bertray.train.workers import RAY_UNITS, best_checkpoint, fit, plan_scaling, share_out
 
 
 class Trainer:
@@ -86,6 +89,11 @@ def test_the_best_epoch_has_the_best_score_and_what_is_within_one_has_none(tmp_p
     assert Path(best_checkpoint(result)[0].path).name == "b"
 
 
+def on(num_cpus: int, *, num_gpus: int = 0, num_nodes: int = 1) -> Resources:
+    """Some nodes, all with as many CPUs and GPUs."""
+    return Resources((Node(num_cpus, num_gpus),) * num_nodes)
+
+
 @pytest.mark.parametrize(
     ("scaling", "cpus", "gpus", "per_worker"),
     [
@@ -97,35 +105,118 @@ def test_the_best_epoch_has_the_best_score_and_what_is_within_one_has_none(tmp_p
         ({"num_workers": 2}, 16, 2, {"CPU": 1.0}),
     ],
 )
-def test_workers_always_fit_the_cluster(
+def test_workers_reserve_what_they_keep_busy_and_leave_some_of_the_cluster(
     scaling: dict[str, Any], cpus: int, gpus: int, per_worker: dict[str, float]
 ) -> None:
-    plan = plan_scaling(Scaling(**scaling), Resources(cpus, gpus, 1, cpus))
+    plan = plan_scaling(Scaling(**scaling), on(cpus, num_gpus=gpus))
     assert plan.resources_per_worker == per_worker
     assert plan.use_gpu == (gpus >= scaling["num_workers"])
 
 
-def test_gpus_that_are_not_there_are_an_error_and_may_be_declined() -> None:
-    with pytest.raises(ConfigError, match=r"scaling\.use_gpu=true") as caught:
-        plan_scaling(Scaling(num_workers=2, use_gpu=True), Resources(8, 1, 1, 8))
-    assert isinstance(caught.value, BertrayError)
-    assert not plan_scaling(Scaling(use_gpu=False), Resources(8, 1, 1, 8)).use_gpu
+@pytest.mark.parametrize(
+    ("num_workers", "num_threads", "resources", "cpus"),
+    [
+        (2, 8, on(4, num_nodes=4), 4),  # together they have 6 a worker, which no node has
+        (6, 2, on(3, num_nodes=5), 1),
+        (3, 4, Resources((Node(16), Node(2))), 4),
+        (2, 4, Resources((Node(64), Node(2, num_gpus=2))), 1),  # the GPUs are on the small one
+    ],
+)
+def test_no_worker_asks_for_more_cpus_than_a_node_has_for_it(
+    num_workers: int, num_threads: int, resources: Resources, cpus: int
+) -> None:
+    plan = plan_scaling(Scaling(num_workers=num_workers, num_threads=num_threads), resources)
+    assert (plan.resources_per_worker or {})["CPU"] == pytest.approx(cpus)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), min_size=1, max_size=6),
+    num_workers=st.integers(1, 12) | st.tuples(st.integers(1, 12), st.just(12)),
+    num_threads=st.none() | st.integers(1, 12),
+    use_gpu=st.sampled_from([False, "auto"]),
+    at_once=st.integers(1, 3),
+)
+def test_workers_always_fit_the_nodes(
+    sizes: list[tuple[int, int]],
+    num_workers: int | tuple[int, int],
+    num_threads: int | None,
+    use_gpu: Any,
+    at_once: int,
+) -> None:
+    resources = Resources(tuple(Node(cpus, gpus) for cpus, gpus in sizes))
+    assume(resources.num_cpus)
+    scaling = Scaling(num_workers=num_workers, num_threads=num_threads, use_gpu=use_gpu)
+    assume(not 0 < resources.num_gpus < at_once * scaling.min_workers)
+    plan = plan_scaling(scaling, resources, at_once=at_once)
+    cpus = (plan.resources_per_worker or {})["CPU"]
+    for unit in (1, RAY_UNITS):  # how Ray counts elastic workers, and places all
+        each = cpus if unit == 1 else round(cpus * unit)
+        places = [node.num_cpus * unit // each if each else math.inf for node in resources.nodes]
+        if plan.use_gpu:
+            places = [min(pair) for pair in zip(places, (gpus for _, gpus in sizes), strict=True)]
+        assert sum(places) >= at_once * scaling.min_workers
+
+
+def test_gpus_that_are_not_there_are_an_error_unless_it_is_said_how_many_will_come(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(ConfigError, match=r"scaling\.use_gpu=true, but the cluster has no GPU"):
+        plan_scaling(Scaling(use_gpu=True), on(8))
+    assert not plan_scaling(Scaling(use_gpu=False), on(8, num_gpus=1)).use_gpu
+    assert not caplog.records
+    for num_workers in (4, (2, 4)):
+        resting = on(0)  # a head that waits for work
+        plan = plan_scaling(Scaling(num_workers=num_workers, use_gpu=True), resting)
+        assert (plan.use_gpu, plan.resources_per_worker) == (True, {"CPU": 1})
+        assert "waits for GPU nodes to join" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("use_gpu", "resources", "is_said"),
+    [
+        ("auto", on(8, num_gpus=1), True),
+        ("auto", on(0), True),  # GPU nodes may have yet to come
+        ("auto", on(8), False),  # a laptop
+        ("auto", on(8, num_gpus=2), False),
+        (False, on(8, num_gpus=1), False),
+    ],
+)
+def test_training_on_cpu_where_there_are_some_gpus_is_said(
+    use_gpu: Any, resources: Resources, is_said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan_scaling(Scaling(num_workers=2, use_gpu=use_gpu), resources)
+    assert ["runs on CPU; set no more workers" in said for said in caplog.messages] == [True] * (
+        is_said
+    )
+
+
+def test_workers_whose_nodes_have_yet_to_come_ask_for_cpus() -> None:
+    resting = on(0)
+    for scaling, cpus in ((Scaling(), 1), (Scaling(num_workers=2, num_threads=4), 4)):
+        plan = plan_scaling(scaling, resting)
+        assert (plan.use_gpu, plan.resources_per_worker) == (False, {"CPU": cpus})
+    count, share = share_out(
+        Search(keys={"optim.weight_decay": [0.0, 0.1]}),  # type: ignore[call-arg]
+        Scaling(num_workers=2, use_gpu=True),
+        resting,
+    )
+    assert (count, plan_scaling(share, resting).use_gpu) == (1, True)
 
 
 @pytest.mark.parametrize(
     ("search", "scaling", "resources", "at_once", "threads"),
     [
-        ({}, {}, Resources(2, 0, 1, 2), 1, 2),  # a laptop: one after the other
-        ({"max_concurrent": 2}, {}, Resources(2, 0, 1, 2), 2, 1),
-        ({}, {"num_workers": 2}, Resources(8, 0, 1, 8), 1, 4),
-        ({}, {}, Resources(64, 0, 4, 16), 4, 16),  # one a node
-        ({"num_trials": 3}, {}, Resources(64, 0, 4, 16), 3, 16),
-        ({}, {"num_threads": 4}, Resources(16, 0, 1, 16), 4, 4),
-        ({}, {"num_threads": 4, "num_workers": (1, 2)}, Resources(16, 0, 1, 16), 2, 4),
-        ({}, {"num_threads": 32}, Resources(16, 0, 1, 16), 1, 32),
-        ({}, {"num_workers": 2}, Resources(64, 8, 1, 64), 4, None),
-        ({"max_concurrent": 1}, {}, Resources(64, 8, 1, 64), 1, None),
-        ({"max_concurrent": 4}, {"use_gpu": False}, Resources(64, 8, 1, 64), 4, 16),
+        ({}, {}, on(2), 1, 2),  # a laptop: one after the other
+        ({"max_concurrent": 2}, {}, on(2), 2, 1),
+        ({}, {"num_workers": 2}, on(8), 1, 4),
+        ({}, {}, on(16, num_nodes=4), 4, 16),  # one a node
+        ({"num_trials": 3}, {}, on(16, num_nodes=4), 3, 16),
+        ({}, {"num_threads": 4}, on(16), 4, 4),
+        ({}, {"num_threads": 4, "num_workers": (1, 2)}, on(16), 2, 4),
+        ({}, {"num_threads": 32}, on(16), 1, 32),
+        ({}, {"num_workers": 2}, on(64, num_gpus=8), 4, None),
+        ({"max_concurrent": 1}, {}, on(64, num_gpus=8), 1, None),
+        ({"max_concurrent": 4}, {"use_gpu": False}, on(64, num_gpus=8), 4, 16),
     ],
 )
 def test_trials_side_by_side_fit_the_cluster(
@@ -136,10 +227,9 @@ def test_trials_side_by_side_fit_the_cluster(
     threads: int | None,
 ) -> None:
     keys = {"optim.weight_decay": [0.0, 0.1]}
-    count, share, rest = share_out(Search(keys=keys, **search), Scaling(**scaling), resources)
+    count, share = share_out(Search(keys=keys, **search), Scaling(**scaling), resources)
     assert (count, share.num_threads) == (at_once, threads)
-    plan = plan_scaling(share, rest)
+    plan = plan_scaling(share, resources, at_once=count)
     assert plan.use_gpu == (resources.num_gpus > 0 and scaling.get("use_gpu") is not False)
     cpus = (plan.resources_per_worker or {})["CPU"]
-    fewest = share.num_workers if isinstance(share.num_workers, int) else share.num_workers[0]
-    assert count * fewest * cpus <= resources.num_cpus
+    assert count * share.min_workers * cpus <= resources.num_cpus
