@@ -56,7 +56,8 @@ class EngineStats:
         num_tokens_again: what it computed once more, in a finer number type, of rows that were left
             in doubt; padding included.
         num_batches: forward passes.
-        num_flops: operations of the rows computed, padding not counted; see `forward_flops`.
+        num_flops: operations of the rows computed, padding not counted; see `forward_flops`, which
+            does not know all models'.
         num_halvings: times that the engine has halved its token budget because memory ran out, now
             or in an earlier call. Another budget may change the last bits of a probability.
         num_new_halvings: of these, those of the calls that the other figures are of.
@@ -241,7 +242,9 @@ class Engine:
         probabilities[status != OK] = np.nan
         stats.num_distinct += len(rows)
         stats.num_tokens += int(encoded.offsets[-1])
-        stats.num_flops += forward_flops(self._config, encoded.lengths)
+        stats.num_flops += forward_flops(
+            self._config, encoded.lengths, first_only=self._backend.is_first_only
+        )
         return probabilities, status
 
     def _run(

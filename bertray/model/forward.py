@@ -40,6 +40,10 @@ class Backend(Protocol):
         """Whether all rows of a batch must have one length, for padding changes its numbers."""
 
     @property
+    def is_first_only(self) -> bool:
+        """Whether the last layer is computed for the first token of each row alone."""
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
 

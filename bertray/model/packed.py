@@ -27,6 +27,7 @@ from bertray.model.families import (
     activation_of,
     reach,
 )
+from bertray.model.layer import MeanPooled
 from bertray.model.operations import Operations, Tokens, attend_by_length
 from bertray.model.pretrained import num_positions
 from bertray.text.ragged import Encoded, offsets_of, padded_inputs, positions_of, take
@@ -76,6 +77,11 @@ class PackedModel(nn.Module):
     def has_bias(self) -> bool:
         """Whether its attention adds something to the scores, which no fused kernel does."""
         return self.bias is not None
+
+    @property
+    def is_first_only(self) -> bool:
+        """Whether the last layer is computed for the first token of each row alone."""
+        return not isinstance(self.layers[-1], MeanPooled)
 
     def run(self, encoded: Encoded, rows: np.ndarray, *, device: torch.device) -> Tensor:
         """Logits of some rows, float32 of shape (B, C), on ``device``, where the weights are."""

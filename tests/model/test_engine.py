@@ -231,6 +231,7 @@ class Faulty:
 
     pads = False
     is_even = False
+    is_first_only = True
     device = torch.device("cpu")
 
     def __init__(self, backend, *, is_bad=lambda ids: False, most_tokens=10**9, dead=False):
