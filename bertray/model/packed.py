@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from bertray.model.big_bird import is_block_sparse
 from bertray.model.families import (
     ACTIVATIONS,
     FAMILIES,
@@ -166,14 +167,21 @@ def pack(model: "PreTrainedModel") -> PackedModel | None:
 def ignores_padding(model: "PreTrainedModel", *, pad_token_id: int) -> bool:
     """Whether a row has the same logits beside longer ones as alone; says so where it has not.
 
-    FNet takes no mask, convolutions reach into the padding, XLNet reads the last position.
+    FNet takes no mask, convolutions reach into the padding, XLNet reads the last position;
+    where rows are short, BigBird has another attention.
 
     Args:
         model: in evaluation mode, float32, on the CPU.
         pad_token_id: fills the shorter rows.
     """
     family, ends = model.config.model_type, getattr(model.config, "eos_token_id", None)
-    attention = getattr(model.base_model, "attention_type", None)
+    if is_block_sparse(model.config):
+        logger.warning(
+            "how this %s attends hangs on the longest row of a batch; only rows of one length "
+            "share a batch",
+            family,
+        )
+        return False
     try:
         encoded = check_rows(model)
         if isinstance(ends, int):  # heads such as BART's read the last token of a row, which is it
@@ -183,8 +191,6 @@ def ignores_padding(model: "PreTrainedModel", *, pad_token_id: int) -> bool:
         logits = partial(plain_logits, model, encoded, pad_token_id=pad_token_id)
         together = logits(rows)
         alone = torch.cat([logits(row) for row in np.split(rows, len(rows))])
-        if attention is not None:  # BigBird changes it for good once it meets a short row
-            cast(Any, model.base_model).set_attention_type(attention)
     except Exception as error:  # any: what a family asks of its rows is not ours to list
         logger.warning(
             "what padding does to this %s cannot be told (%s); only rows of one length share a "
