@@ -132,6 +132,27 @@ def verify_int8(
     return float(same.mean())
 
 
+def resolve_backend(bundle: Bundle, settings: EngineSettings, *, wanted: str) -> EngineSettings:
+    """The settings, but with torch where ONNX Runtime was ours to take and has other numbers.
+
+    To be called on the driver, before anything is sent to a worker: what each found out by itself
+    would not be what the footers say. On this machine the graph is made for the workers, too.
+
+    Args:
+        bundle: the model.
+        settings: from `resolve_settings`.
+        wanted: the setting of the backend.
+    """
+    if wanted != "auto" or settings.backend != "onnx" or settings.dtype == "int8":
+        return settings
+    try:
+        _load_backend(bundle, settings, pad_token_id=0, num_threads=torch.get_num_threads())
+    except ModelError as error:
+        logger.warning("model.backend=auto goes on with torch: %s", error)
+        return replace(settings, backend="torch")
+    return settings
+
+
 class Engine:
     """A loaded model that labels texts.
 

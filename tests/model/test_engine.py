@@ -29,7 +29,13 @@ from bertray.errors import ConfigError, ModelError
 from bertray.model import engine as engine_module
 from bertray.model import settings as settings_module
 from bertray.model.bundle import load_model, open_bundle
-from bertray.model.engine import Engine, EngineStats, read_logits, verify_int8
+from bertray.model.engine import (
+    Engine,
+    EngineStats,
+    read_logits,
+    resolve_backend,
+    verify_int8,
+)
 from bertray.model.settings import resolve_settings
 from bertray.schema import EMPTY_TEXT, NO_TOKENS, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Scale
 from bertray.text.long import LongText
@@ -400,6 +406,23 @@ def test_a_graph_whose_numbers_differ_is_refused_and_not_kept(make_bundle, monke
     for _ in range(2):
         with pytest.raises(ModelError, match=r"set model\.backend=torch"):
             make_engine(bundle, backend="onnx")
+
+
+def test_where_a_graphs_numbers_differ_auto_goes_on_with_torch_and_says_so_once(
+    make_bundle, monkeypatch, caplog
+):
+    right, wrong = make_bundle("bert"), replace(make_bundle("bert"), digest="wrong")
+    chosen = resolve_settings(right, device="cpu")
+    assert resolve_backend(right, chosen, wanted="auto") == chosen
+    monkeypatch.setattr(sys.modules["bertray.model.onnx"], "agree", lambda *_, **__: False)
+    assert resolve_backend(wrong, chosen, wanted="onnx") == chosen
+    assert not caplog.records
+    found = resolve_backend(wrong, chosen, wanted="auto")
+    assert found == replace(chosen, backend="torch")
+    (said,) = caplog.messages
+    assert "goes on with torch" in said
+    assert "ONNX Runtime gives other numbers" in said
+    assert Engine(wrong, found, num_threads=1).predict(["good film"]).status == (OK,)
 
 
 def test_what_is_left_to_us_is_resolved_in_the_open(bundle, monkeypatch):
