@@ -19,7 +19,7 @@ from bertray.model.bundle import Bundle
 from bertray.model.calibration import calibrate
 from bertray.model.doubt import FINER, in_doubt
 from bertray.model.forward import Backend, Outcome, run_batches
-from bertray.model.pretrained import load_tokenizer, read_config
+from bertray.model.pretrained import load_tokenizer, num_token_ids, read_config
 from bertray.model.rate import forward_flops
 from bertray.model.settings import EngineSettings
 from bertray.model.windows import pool_windows
@@ -203,7 +203,8 @@ class Engine:
 
         Returns:
             The predictions in input order. A row that is null, empty or blank, is not UTF-8, holds
-            no tokens, or breaks the model has none, but a status that says so.
+            no tokens or one that the model does not have, or breaks it has none, but a status that
+            says so.
         """
         stats = EngineStats() if stats is None else stats
         columns = [as_column(column) for column in (texts, pairs) if column is not None]
@@ -274,7 +275,11 @@ class Engine:
         """Logits of shape (N, C), and what else came of the batches."""
         with self._computing:
             outcome = run_batches(
-                backend, encoded, max_tokens=self._max_batch_tokens, probe=self._probe
+                backend,
+                encoded,
+                max_tokens=self._max_batch_tokens,
+                probe=self._probe,
+                num_token_ids=num_token_ids(self._config),
             )
             self._max_batch_tokens = outcome.max_tokens  # remembered: the next rows are no smaller
             self._num_halvings += outcome.num_halvings

@@ -37,7 +37,16 @@ from bertray.model.engine import (
     verify_int8,
 )
 from bertray.model.settings import resolve_settings
-from bertray.schema import EMPTY_TEXT, NO_TOKENS, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Scale
+from bertray.schema import (
+    EMPTY_TEXT,
+    NO_TOKENS,
+    NOT_FINITE,
+    NOT_UTF8,
+    NULL_TEXT,
+    OK,
+    UNKNOWN_ID,
+    Scale,
+)
 from bertray.text.long import LongText
 
 text_st = st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(" ".join)
@@ -160,6 +169,40 @@ def test_a_text_of_no_tokens_has_a_status_and_no_label(bare, wanted):
     stats = EngineStats()
     assert engine.predict([nothing], stats=stats).status == (NO_TOKENS,)
     assert (stats.num_batches, stats.num_tokens_again) == (0, 0)
+
+
+@pytest.fixture(scope="module")
+def unfit(bundle, tmp_path_factory):
+    """A model that has no token of the tokenizer's from "awful" on."""
+    folder = tmp_path_factory.mktemp("unfit")
+    config = AutoConfig.from_pretrained(bundle.folder, vocab_size=AWFUL)
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bundle.folder).save_pretrained(folder)
+    return open_bundle(str(folder))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"backend": "torch"},
+        {"backend": "onnx"},
+        {"dtype": "int8"},
+        {"dtype": "float16"},
+        {"backend": "torch", "long_text": LongText("window", stride=2), "max_length": 8},
+    ],
+)
+def test_a_token_that_the_model_does_not_have_costs_its_row_alone(unfit, wanted, caplog):
+    texts = ["the story", "good film", "the plot is very awful", "the plot", "awful"]
+    engine = make_engine(unfit, **wanted)
+    found = engine.predict(texts)
+    assert found.status == (UNKNOWN_ID, OK, UNKNOWN_ID, OK, UNKNOWN_ID)
+    assert np.isnan(found.probabilities[::2]).all()
+    assert f"token ids from {AWFUL} on" in caplog.text
+    caplog.clear()
+    fine = engine.predict(texts[1::2])
+    assert found.probabilities[1::2].tobytes() == fine.probabilities.tobytes()
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
