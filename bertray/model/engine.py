@@ -91,7 +91,7 @@ def verify_int8(
     pairs: Texts | None = None,
     *,
     num_threads: int | None = None,
-) -> float:
+) -> float | None:
     """Share of texts whose labels stay the same when matrices are multiplied in 8 bits.
 
     To be called on the driver, with one sample for the whole run: workers that decided each by
@@ -106,7 +106,7 @@ def verify_int8(
 
     Returns:
         Of the texts that can get a label at all, the share for which it is the same, or for which
-        both abstain; 0.0 if none can.
+        both abstain; None if none can.
         Of a regression model: for which the scores differ by a twentieth of their standard
         deviation at most.
 
@@ -118,7 +118,7 @@ def verify_int8(
     rounded = Engine(bundle, rounded_settings, num_threads=num_threads).predict(texts, pairs)
     rows = np.isfinite(exact.probabilities).all(axis=1)
     if not rows.any():
-        return 0.0
+        return None
     left, right = exact.probabilities[rows], rounded.probabilities[rows]
     if bundle.task == "regression":
         return float((np.abs(left - right) <= SAME_SCORE * left.std()).mean())
