@@ -13,11 +13,11 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from bertray.errors import ConfigError, ModelError
 from bertray.model import versions
-from bertray.model.big_bird import choose_attention_by_batch, is_block_sparse
 from bertray.model.cache import digest_of, with_safetensors
 from bertray.model.heads import Head, load_classifier
 from bertray.model.manifest import Manifest, calibration_of, read_manifest, write_manifest
 from bertray.model.pretrained import load_tokenizer, longest_input, quiet, read_config
+from bertray.model.steady import make_steady
 from bertray.schema import Calibration, Cutoff, Scale, Task
 from bertray.text.long import TRUNCATE, LongText
 
@@ -185,8 +185,7 @@ def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTra
             "fine-tune it first with `bertray train model.base=...`"
         )
     check_positions(report, source=bundle.source)
-    if is_block_sparse(model.config):
-        choose_attention_by_batch(model)
+    make_steady(model)
     return cast("PreTrainedModel", model.eval())  # type: ignore[no-untyped-call]
 
 

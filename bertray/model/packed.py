@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from bertray.model.big_bird import is_block_sparse
 from bertray.model.families import (
     ACTIVATIONS,
     FAMILIES,
@@ -31,6 +30,7 @@ from bertray.model.families import (
 from bertray.model.layer import MeanPooled
 from bertray.model.operations import Operations, Tokens, attend_by_length
 from bertray.model.pretrained import num_positions
+from bertray.model.steady import attends_by_length
 from bertray.text.ragged import Encoded, offsets_of, padded_inputs, positions_of, take
 
 if TYPE_CHECKING:
@@ -168,14 +168,14 @@ def ignores_padding(model: "PreTrainedModel", *, pad_token_id: int) -> bool:
     """Whether a row has the same logits beside longer ones as alone; says so where it has not.
 
     FNet takes no mask, convolutions reach into the padding, XLNet reads the last position;
-    where rows are short, BigBird has another attention.
+    where rows are short, BigBird and Reformer have another attention.
 
     Args:
         model: in evaluation mode, float32, on the CPU.
         pad_token_id: fills the shorter rows.
     """
     family, ends = model.config.model_type, getattr(model.config, "eos_token_id", None)
-    if is_block_sparse(model.config):
+    if attends_by_length(model.config):
         logger.warning(
             "how this %s attends hangs on the longest row of a batch; only rows of one length "
             "share a batch",
