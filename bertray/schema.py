@@ -18,6 +18,7 @@ NULL_TEXT = "null text"
 EMPTY_TEXT = "empty text"
 NOT_UTF8 = "the text is not valid UTF-8"
 NO_TOKENS = "the tokenizer finds no tokens in the text"
+UNKNOWN_ID = "the tokenizer gives a token id that the model does not have"
 NOT_FINITE = "the model gave a value that is not finite"
 ABSTAINED = "abstained"
 

@@ -166,6 +166,8 @@ def test_the_summary_says_which_stage_is_the_limit() -> None:
     )
     assert stages["of torch's matmul rate"] == "50%"
     assert stages["padding"] == "3.0% of the tokens computed"
+    unknown = Summary(stats=Counter(stats | {"num_flops": 0}), pool=two_actors).stages()
+    assert "of torch's matmul rate" not in unknown
     twice = stats | {"num_tokens_again": 100}
     stages = Summary(stats=Counter(twice), pool=two_actors).stages()
     assert stages["padding"] == "3.0% of the tokens computed"

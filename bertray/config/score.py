@@ -29,7 +29,7 @@ class InferenceModel(Section):
     backend: Literal["auto", "torch", "onnx"] = Field(
         "auto",
         description="What computes the forward pass. `auto`: ONNX Runtime on CPU if it is "
-        "installed and takes the model, else torch.",
+        "installed, takes the model and gives its numbers, else torch.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",

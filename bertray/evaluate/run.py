@@ -23,6 +23,7 @@ from bertray.evaluate.report import write
 from bertray.evaluate.rows import PREFIX, LabelledRows, Part, check_slices, join_rows, take_rows
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
+from bertray.model.engine import resolve_backend
 from bertray.model.settings import EngineSettings
 from bertray.schema import check_label_column
 from bertray.score.ledger import Attempts
@@ -128,6 +129,7 @@ def predict(
         num_splits=len(splits),
     )
     engine = settings_of(config, bundle, device=pool.device)
+    engine = resolve_backend(bundle, engine, wanted=config.model.backend)
     watch = cluster.PipelineGuard(resources.num_nodes)
     dataset = classified(
         splits,

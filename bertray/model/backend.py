@@ -63,6 +63,11 @@ class TorchBackend:
         """Whether all rows of a batch must have one length, for padding changes its numbers."""
         return self._is_even
 
+    @property
+    def is_first_only(self) -> bool:
+        """Whether the last layer is computed for the first token of each row alone."""
+        return self._packed is not None and self._packed.is_first_only
+
     def gather(self, encoded: Encoded, rows: np.ndarray) -> Tokens | dict[str, Tensor]:
         """Some rows as a batch on the device; to CUDA the copy may still be under way.
 

@@ -17,6 +17,7 @@ from bertray.model.cache import digest_of, with_safetensors
 from bertray.model.heads import Head, load_classifier
 from bertray.model.manifest import Manifest, calibration_of, read_manifest, write_manifest
 from bertray.model.pretrained import load_tokenizer, longest_input, quiet, read_config
+from bertray.model.steady import make_steady
 from bertray.schema import Calibration, Cutoff, Scale, Task
 from bertray.text.long import TRUNCATE, LongText
 
@@ -184,6 +185,7 @@ def load_model(bundle: Bundle, *, dtype: torch.dtype = torch.float32) -> "PreTra
             "fine-tune it first with `bertray train model.base=...`"
         )
     check_positions(report, source=bundle.source)
+    make_steady(model)
     return cast("PreTrainedModel", model.eval())  # type: ignore[no-untyped-call]
 
 

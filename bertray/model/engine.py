@@ -19,7 +19,7 @@ from bertray.model.bundle import Bundle
 from bertray.model.calibration import calibrate
 from bertray.model.doubt import FINER, in_doubt
 from bertray.model.forward import Backend, Outcome, run_batches
-from bertray.model.pretrained import load_tokenizer, read_config
+from bertray.model.pretrained import load_tokenizer, num_token_ids, read_config
 from bertray.model.rate import forward_flops
 from bertray.model.settings import EngineSettings
 from bertray.model.windows import pool_windows
@@ -56,7 +56,8 @@ class EngineStats:
         num_tokens_again: what it computed once more, in a finer number type, of rows that were left
             in doubt; padding included.
         num_batches: forward passes.
-        num_flops: operations of the rows computed, padding not counted; see `forward_flops`.
+        num_flops: operations of the rows computed, padding not counted; see `forward_flops`, which
+            does not know all models'.
         num_halvings: times that the engine has halved its token budget because memory ran out, now
             or in an earlier call. Another budget may change the last bits of a probability.
         num_new_halvings: of these, those of the calls that the other figures are of.
@@ -90,7 +91,7 @@ def verify_int8(
     pairs: Texts | None = None,
     *,
     num_threads: int | None = None,
-) -> float:
+) -> float | None:
     """Share of texts whose labels stay the same when matrices are multiplied in 8 bits.
 
     To be called on the driver, with one sample for the whole run: workers that decided each by
@@ -105,7 +106,7 @@ def verify_int8(
 
     Returns:
         Of the texts that can get a label at all, the share for which it is the same, or for which
-        both abstain; 0.0 if none can.
+        both abstain; None if none can.
         Of a regression model: for which the scores differ by a twentieth of their standard
         deviation at most.
 
@@ -117,7 +118,7 @@ def verify_int8(
     rounded = Engine(bundle, rounded_settings, num_threads=num_threads).predict(texts, pairs)
     rows = np.isfinite(exact.probabilities).all(axis=1)
     if not rows.any():
-        return 0.0
+        return None
     left, right = exact.probabilities[rows], rounded.probabilities[rows]
     if bundle.task == "regression":
         return float((np.abs(left - right) <= SAME_SCORE * left.std()).mean())
@@ -129,6 +130,27 @@ def verify_int8(
         unsure, now_unsure = (side.max(axis=1) < settings.abstain_below for side in (left, right))
         same = np.where(unsure | now_unsure, unsure & now_unsure, same)
     return float(same.mean())
+
+
+def resolve_backend(bundle: Bundle, settings: EngineSettings, *, wanted: str) -> EngineSettings:
+    """The settings, but with torch where ONNX Runtime was ours to take and has other numbers.
+
+    To be called on the driver, before anything is sent to a worker: what each found out by itself
+    would not be what the footers say. On this machine the graph is made for the workers, too.
+
+    Args:
+        bundle: the model.
+        settings: from `resolve_settings`.
+        wanted: the setting of the backend.
+    """
+    if wanted != "auto" or settings.backend != "onnx" or settings.dtype == "int8":
+        return settings
+    try:
+        _load_backend(bundle, settings, pad_token_id=0, num_threads=torch.get_num_threads())
+    except ModelError as error:
+        logger.warning("model.backend=auto goes on with torch: %s", error)
+        return replace(settings, backend="torch")
+    return settings
 
 
 class Engine:
@@ -181,7 +203,8 @@ class Engine:
 
         Returns:
             The predictions in input order. A row that is null, empty or blank, is not UTF-8, holds
-            no tokens, or breaks the model has none, but a status that says so.
+            no tokens or one that the model does not have, or breaks it has none, but a status that
+            says so.
         """
         stats = EngineStats() if stats is None else stats
         columns = [as_column(column) for column in (texts, pairs) if column is not None]
@@ -241,7 +264,9 @@ class Engine:
         probabilities[status != OK] = np.nan
         stats.num_distinct += len(rows)
         stats.num_tokens += int(encoded.offsets[-1])
-        stats.num_flops += forward_flops(self._config, encoded.lengths)
+        stats.num_flops += forward_flops(
+            self._config, encoded.lengths, first_only=self._backend.is_first_only
+        )
         return probabilities, status
 
     def _run(
@@ -250,7 +275,11 @@ class Engine:
         """Logits of shape (N, C), and what else came of the batches."""
         with self._computing:
             outcome = run_batches(
-                backend, encoded, max_tokens=self._max_batch_tokens, probe=self._probe
+                backend,
+                encoded,
+                max_tokens=self._max_batch_tokens,
+                probe=self._probe,
+                num_token_ids=num_token_ids(self._config),
             )
             self._max_batch_tokens = outcome.max_tokens  # remembered: the next rows are no smaller
             self._num_halvings += outcome.num_halvings

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from bertray.model.rate import Stopwatch
-from bertray.schema import NO_TOKENS
+from bertray.schema import NO_TOKENS, UNKNOWN_ID
 from bertray.text.batching import plan_batches
-from bertray.text.ragged import Encoded
+from bertray.text.ragged import Encoded, rows_from
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,10 @@ class Backend(Protocol):
     @property
     def is_even(self) -> bool:
         """Whether all rows of a batch must have one length, for padding changes its numbers."""
+
+    @property
+    def is_first_only(self) -> bool:
+        """Whether the last layer is computed for the first token of each row alone."""
 
     @property
     def device(self) -> torch.device:
@@ -90,18 +94,27 @@ class Outcome:
         return logits
 
 
-def run_batches(backend: Backend, encoded: Encoded, *, max_tokens: int, probe: Encoded) -> Outcome:
+def run_batches(
+    backend: Backend,
+    encoded: Encoded,
+    *,
+    max_tokens: int,
+    probe: Encoded,
+    num_token_ids: int | None = None,
+) -> Outcome:
     """Compute all rows, longest first; on CUDA the work may still be under way.
 
     When memory runs out the budget is halved, for good. A batch that fails otherwise is halved
     until the row at fault stands alone. Rows of no tokens stay out of all batches: beside others a
-    model would read nothing but padding of them.
+    model would read nothing but padding of them. So do rows with token ids that the model does not
+    have, which CUDA would not outlive.
 
     Args:
         backend: computes a batch.
         encoded: the tokens of N rows.
         max_tokens: rows x longest row of a batch.
         probe: a harmless row. If the backend fails on it too, no row is to blame.
+        num_token_ids: that the model has; None if it takes any.
 
     Raises:
         Exception: what the backend raised, if it is the backend itself that is broken, or if memory
@@ -110,7 +123,14 @@ def run_batches(backend: Backend, encoded: Encoded, *, max_tokens: int, probe: E
     lengths = encoded.lengths
     outcome = Outcome(max_tokens, Stopwatch(backend.device))
     outcome.failures |= dict.fromkeys(np.flatnonzero(lengths == 0).tolist(), NO_TOKENS)
-    rest = np.flatnonzero(lengths)
+    if num_token_ids is not None and len(unknown := rows_from(encoded, num_token_ids)):
+        outcome.failures |= dict.fromkeys(unknown.tolist(), UNKNOWN_ID)
+        logger.warning(
+            "some rows hold token ids from %d on, which the model does not have; put the tokenizer "
+            "that it was trained with into its folder",
+            num_token_ids,
+        )
+    rest = np.setdiff1d(np.arange(len(encoded)), list(outcome.failures))
     plan = _plan(backend, lengths[rest], max_tokens=max_tokens)
     pending = deque(rest[batch] for batch in plan)
     while pending:

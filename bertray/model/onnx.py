@@ -47,6 +47,7 @@ class OnnxBackend:
 
     pads = True
     is_even = False
+    is_first_only = True
     device = torch.device("cpu")
 
     def __init__(

@@ -27,8 +27,10 @@ from bertray.model.families import (
     activation_of,
     reach,
 )
+from bertray.model.layer import MeanPooled
 from bertray.model.operations import Operations, Tokens, attend_by_length
 from bertray.model.pretrained import num_positions
+from bertray.model.steady import attends_by_length
 from bertray.text.ragged import Encoded, offsets_of, padded_inputs, positions_of, take
 
 if TYPE_CHECKING:
@@ -76,6 +78,11 @@ class PackedModel(nn.Module):
     def has_bias(self) -> bool:
         """Whether its attention adds something to the scores, which no fused kernel does."""
         return self.bias is not None
+
+    @property
+    def is_first_only(self) -> bool:
+        """Whether the last layer is computed for the first token of each row alone."""
+        return not isinstance(self.layers[-1], MeanPooled)
 
     def run(self, encoded: Encoded, rows: np.ndarray, *, device: torch.device) -> Tensor:
         """Logits of some rows, float32 of shape (B, C), on ``device``, where the weights are."""
@@ -160,14 +167,21 @@ def pack(model: "PreTrainedModel") -> PackedModel | None:
 def ignores_padding(model: "PreTrainedModel", *, pad_token_id: int) -> bool:
     """Whether a row has the same logits beside longer ones as alone; says so where it has not.
 
-    FNet takes no mask, convolutions reach into the padding, XLNet reads the last position.
+    FNet takes no mask, convolutions reach into the padding, XLNet reads the last position;
+    where rows are short, BigBird and Reformer have another attention.
 
     Args:
         model: in evaluation mode, float32, on the CPU.
         pad_token_id: fills the shorter rows.
     """
     family, ends = model.config.model_type, getattr(model.config, "eos_token_id", None)
-    attention = getattr(model.base_model, "attention_type", None)
+    if attends_by_length(model.config):
+        logger.warning(
+            "how this %s attends hangs on the longest row of a batch; only rows of one length "
+            "share a batch",
+            family,
+        )
+        return False
     try:
         encoded = check_rows(model)
         if isinstance(ends, int):  # heads such as BART's read the last token of a row, which is it
@@ -177,8 +191,6 @@ def ignores_padding(model: "PreTrainedModel", *, pad_token_id: int) -> bool:
         logits = partial(plain_logits, model, encoded, pad_token_id=pad_token_id)
         together = logits(rows)
         alone = torch.cat([logits(row) for row in np.split(rows, len(rows))])
-        if attention is not None:  # BigBird changes it for good once it meets a short row
-            cast(Any, model.base_model).set_attention_type(attention)
     except Exception as error:  # any: what a family asks of its rows is not ours to list
         logger.warning(
             "what padding does to this %s cannot be told (%s); only rows of one length share a "

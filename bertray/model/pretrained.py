@@ -83,6 +83,11 @@ def num_positions(config: PretrainedConfig) -> int | None:
     return int(positions) - offset
 
 
+def num_token_ids(config: PretrainedConfig) -> int | None:
+    """Token ids that the model has, from 0; None if it takes any (CANINE), or does not say."""
+    return getattr(config, "vocab_size", None)
+
+
 _OFFSET_POSITIONS = frozenset(
     {
         "camembert",

@@ -12,7 +12,9 @@ SECONDS = 0.1
 TRIES = 3
 
 
-def forward_flops(config: PretrainedConfig, lengths: np.ndarray) -> float:
+def forward_flops(
+    config: PretrainedConfig, lengths: np.ndarray, *, first_only: bool = False
+) -> float:
     """Floating-point operations of an encoder's matrix multiplications, padding not counted.
 
     A token of a row of n tokens takes, per layer, two for each weight of the four projections of
@@ -21,19 +23,32 @@ def forward_flops(config: PretrainedConfig, lengths: np.ndarray) -> float:
     network has a third matrix; a window of w tokens to either side leaves 2 w + 1 of the n.
 
     Args:
-        config: of the model.
+        config: of the model, or of one that holds the text's.
         lengths: tokens per row, integers of shape (rows,).
+        first_only: the last layer is computed for each row's first token, but for keys and values.
+
+    Returns:
+        0.0 where the config does not say how many layers there are, or how wide.
     """
-    layers, width = int(config.num_hidden_layers), int(config.hidden_size)
+    try:
+        config = config.get_text_config()
+        layers, width = int(config.num_hidden_layers), int(config.hidden_size)
+    except (AttributeError, TypeError, ValueError):  # ValueError: it holds several
+        return 0.0
     inner = int(getattr(config, "intermediate_size", 0) or getattr(config, "hidden_dim", 4 * width))
     is_gated = config.model_type == "modernbert"
-    per_token = layers * 2 * (4 * width * width + (3 if is_gated else 2) * width * inner)
+    per_token = 2 * (4 * width * width + (3 if is_gated else 2) * width * inner)
     tokens = lengths.astype(np.float64)
-    num_sliding = (getattr(config, "layer_types", None) or []).count("sliding_attention")
-    seen = (layers - num_sliding) * tokens
-    if num_sliding:
-        seen += num_sliding * np.minimum(tokens, 2 * config.sliding_window + 1)
-    return float((tokens * (per_token + 4 * width * seen)).sum())
+    kinds = getattr(config, "layer_types", None) or []
+    num_sliding = kinds.count("sliding_attention")
+    near = np.minimum(tokens, 2 * config.sliding_window + 1) if num_sliding else tokens
+    seen = (layers - num_sliding) * tokens + num_sliding * near
+    flops = tokens * (layers * per_token + 4 * width * seen)
+    if first_only:
+        seen = near if kinds[-1:] == ["sliding_attention"] else tokens
+        rest = per_token - 2 * 2 * width * width + 4 * width * seen
+        flops -= np.maximum(tokens - 1, 0) * rest
+    return float(flops.sum())
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -17,6 +17,7 @@ from bertray.config import ScoreConfig
 from bertray.errors import ClusterError
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
+from bertray.model.engine import resolve_backend
 from bertray.model.manifest import package_versions
 from bertray.model.settings import EngineSettings
 from bertray.score import contract as folder
@@ -190,6 +191,7 @@ def launch(job: Job, splits: Sequence[Split], summary: Summary) -> Iterator[Rece
     filled = [split for split in splits if split.num_rows]
     pool = plan_pool(job.config.pool, resources, num_splits=len(filled))
     engine = settings_of(job.config, job.bundle, device=pool.device)
+    engine = resolve_backend(job.bundle, engine, wanted=job.config.model.backend)
     summary.pool = summary.pool or pool
     sink = ShardSink(
         output=storage.absolute(job.config.output.path),

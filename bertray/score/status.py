@@ -12,7 +12,7 @@ import yaml
 from bertray import cluster, storage
 from bertray.config import ScoreConfig
 from bertray.errors import DataError, OutputError, SchemaError
-from bertray.model.engine import Engine
+from bertray.model.engine import Engine, resolve_backend
 from bertray.score import manifest as folder
 from bertray.score.commits import list_outputs, task_of
 from bertray.score.contract import read_contract
@@ -135,6 +135,7 @@ def _estimate_seconds(job: Job) -> float | None:
     if pool.device == "cuda" and not torch.cuda.is_available():
         return None
     settings = settings_of(job.config, job.bundle, device=pool.device)
+    settings = resolve_backend(job.bundle, settings, wanted=job.config.model.backend)
     try:
         rows = read_split(pending[0], job.reading).slice(0, SAMPLE_ROWS)
     except (SchemaError, DataError, OSError, pa.ArrowException):

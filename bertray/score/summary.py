@@ -72,11 +72,12 @@ class Summary:
             else max(IN_ACTOR, key=lambda name: busy[name])
         )
         computed = max(stats["num_padded_tokens"], 1)
+        rate = f"{stats['num_flops'] / max(stats['matmul_flops'], 1.0):.0%}"
         again = f"{stats['num_tokens_again'] / computed:.1%} of the tokens"
         return {
             "busy with": ", ".join(f"{name} {value / total:.0%}" for name, value in busy.items())
             + f"; limited by {at_limit}",
-            "of torch's matmul rate": f"{stats['num_flops'] / max(stats['matmul_flops'], 1.0):.0%}",
+            **({"of torch's matmul rate": rate} if stats["num_flops"] else {}),
             "padding": f"{1 - stats['num_tokens'] / computed:.1%} of the tokens computed",
             **({"in doubt, computed again": again} if stats["num_tokens_again"] else {}),
             "repeated or empty texts": f"{stats['num_rows'] - stats['num_distinct']:,.0f}",

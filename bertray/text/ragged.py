@@ -45,6 +45,14 @@ def positions_of(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
 
 
+def rows_from(encoded: Encoded, least: int) -> np.ndarray:
+    """Indices of the rows that hold a token id of ``least`` or more, in order."""
+    if encoded.input_ids.max(initial=0) < least:
+        return np.empty(0, np.int64)
+    tokens = np.flatnonzero(encoded.input_ids >= least)
+    return np.unique(np.searchsorted(encoded.offsets, tokens, side="right") - 1)
+
+
 def take(encoded: Encoded, rows: np.ndarray) -> Encoded:
     """Some rows, in the order of ``rows``."""
     lengths = encoded.lengths[rows]

@@ -16,7 +16,7 @@ import numpy as np
 from bertray.errors import ConfigError, DataError, ModelError
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, check_pairs, open_bundle
-from bertray.model.engine import Engine
+from bertray.model.engine import Engine, resolve_backend
 from bertray.model.settings import EngineSettings, resolve_settings
 from bertray.schema import Task
 
@@ -78,7 +78,7 @@ def make_teacher(
     return Teacher(
         location=bundle.location,
         digest=bundle.digest,
-        settings=resolve_settings(bundle, device=device),
+        settings=resolve_backend(bundle, resolve_settings(bundle, device=device), wanted="auto"),
         order=tuple(bundle.labels.index(label) for label in labels),
     )
 

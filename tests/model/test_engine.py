@@ -29,9 +29,24 @@ from bertray.errors import ConfigError, ModelError
 from bertray.model import engine as engine_module
 from bertray.model import settings as settings_module
 from bertray.model.bundle import load_model, open_bundle
-from bertray.model.engine import Engine, EngineStats, read_logits, verify_int8
+from bertray.model.engine import (
+    Engine,
+    EngineStats,
+    read_logits,
+    resolve_backend,
+    verify_int8,
+)
 from bertray.model.settings import resolve_settings
-from bertray.schema import EMPTY_TEXT, NO_TOKENS, NOT_FINITE, NOT_UTF8, NULL_TEXT, OK, Scale
+from bertray.schema import (
+    EMPTY_TEXT,
+    NO_TOKENS,
+    NOT_FINITE,
+    NOT_UTF8,
+    NULL_TEXT,
+    OK,
+    UNKNOWN_ID,
+    Scale,
+)
 from bertray.text.long import LongText
 
 text_st = st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(" ".join)
@@ -156,6 +171,40 @@ def test_a_text_of_no_tokens_has_a_status_and_no_label(bare, wanted):
     assert (stats.num_batches, stats.num_tokens_again) == (0, 0)
 
 
+@pytest.fixture(scope="module")
+def unfit(bundle, tmp_path_factory):
+    """A model that has no token of the tokenizer's from "awful" on."""
+    folder = tmp_path_factory.mktemp("unfit")
+    config = AutoConfig.from_pretrained(bundle.folder, vocab_size=AWFUL)
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bundle.folder).save_pretrained(folder)
+    return open_bundle(str(folder))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"backend": "torch"},
+        {"backend": "onnx"},
+        {"dtype": "int8"},
+        {"dtype": "float16"},
+        {"backend": "torch", "long_text": LongText("window", stride=2), "max_length": 8},
+    ],
+)
+def test_a_token_that_the_model_does_not_have_costs_its_row_alone(unfit, wanted, caplog):
+    texts = ["the story", "good film", "the plot is very awful", "the plot", "awful"]
+    engine = make_engine(unfit, **wanted)
+    found = engine.predict(texts)
+    assert found.status == (UNKNOWN_ID, OK, UNKNOWN_ID, OK, UNKNOWN_ID)
+    assert np.isnan(found.probabilities[::2]).all()
+    assert f"token ids from {AWFUL} on" in caplog.text
+    caplog.clear()
+    fine = engine.predict(texts[1::2])
+    assert found.probabilities[1::2].tobytes() == fine.probabilities.tobytes()
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     "column",
     [
@@ -231,6 +280,7 @@ class Faulty:
 
     pads = False
     is_even = False
+    is_first_only = True
     device = torch.device("cpu")
 
     def __init__(self, backend, *, is_bad=lambda ids: False, most_tokens=10**9, dead=False):
@@ -378,7 +428,7 @@ def test_int8_stays_near_and_is_verified_on_a_sample(make_bundle, family):
     rounded = make_engine(bundle, dtype="int8").predict(texts).probabilities
     exact = make_engine(bundle, backend="torch").predict(texts).probabilities
     assert 0 < np.abs(rounded - exact).max() < 0.1
-    assert verify_int8(bundle, settings, [None, ""], num_threads=1) == 0.0
+    assert verify_int8(bundle, settings, [None, ""], num_threads=1) is None
 
 
 def test_graphs_are_made_once_and_kept(make_bundle, monkeypatch):
@@ -399,6 +449,23 @@ def test_a_graph_whose_numbers_differ_is_refused_and_not_kept(make_bundle, monke
     for _ in range(2):
         with pytest.raises(ModelError, match=r"set model\.backend=torch"):
             make_engine(bundle, backend="onnx")
+
+
+def test_where_a_graphs_numbers_differ_auto_goes_on_with_torch_and_says_so_once(
+    make_bundle, monkeypatch, caplog
+):
+    right, wrong = make_bundle("bert"), replace(make_bundle("bert"), digest="wrong")
+    chosen = resolve_settings(right, device="cpu")
+    assert resolve_backend(right, chosen, wanted="auto") == chosen
+    monkeypatch.setattr(sys.modules["bertray.model.onnx"], "agree", lambda *_, **__: False)
+    assert resolve_backend(wrong, chosen, wanted="onnx") == chosen
+    assert not caplog.records
+    found = resolve_backend(wrong, chosen, wanted="auto")
+    assert found == replace(chosen, backend="torch")
+    (said,) = caplog.messages
+    assert "goes on with torch" in said
+    assert "ONNX Runtime gives other numbers" in said
+    assert Engine(wrong, found, num_threads=1).predict(["good film"]).status == (OK,)
 
 
 def test_what_is_left_to_us_is_resolved_in_the_open(bundle, monkeypatch):

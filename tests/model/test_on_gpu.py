@@ -13,7 +13,7 @@ from small_models import random_texts
 from bertray.model.engine import Engine, EngineStats
 from bertray.model.operations import attend_by_length, attend_fused
 from bertray.model.settings import resolve_settings
-from bertray.schema import OK
+from bertray.schema import OK, UNKNOWN_ID
 
 pytestmark = [
     pytest.mark.gpu,
@@ -88,17 +88,29 @@ from bertray.model.settings import resolve_settings
 
 bundle = open_bundle(sys.argv[1])
 engine = Engine(bundle, resolve_settings(bundle, device="cuda"), num_threads=1)
-encode = engine._encoder
-def with_an_id_that_is_none(*columns):
-    rows = encode(*columns)
-    rows.encoded.input_ids[3] = 30_000
-    return rows
-engine._encoder = with_an_id_that_is_none
+gather = engine._backend.gather
+def with_an_id_that_is_none(encoded, rows):
+    encoded.input_ids[3] = 30_000  # behind the back of what looks for such
+    return gather(encoded, rows)
+engine._backend.gather = with_an_id_that_is_none
 try:
     print(engine.predict(["a good film", "a bad film"]).status)
 except Exception as error:
     print("gave up:", type(error).__name__)
 """
+
+
+def test_a_token_that_the_model_does_not_have_costs_its_row_alone(make_bundle):
+    engine = make_engine(make_bundle("bert"))
+    encode = engine._encoder
+
+    def with_an_id_that_is_none(*columns):
+        rows = encode(*columns)
+        rows.encoded.input_ids[1] = 30_000
+        return rows
+
+    engine._encoder = with_an_id_that_is_none
+    assert engine.predict(["good", "a bad film"]).status == (UNKNOWN_ID, OK)
 
 
 def test_a_card_that_is_lost_is_blamed_on_no_row(make_bundle):

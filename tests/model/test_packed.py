@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import EVEN
 from transformers import (
-    AutoModelForSequenceClassification,
     BertConfig,
-    BigBirdConfig,
     ModernBertConfig,
     MPNetConfig,
 )
@@ -106,21 +104,6 @@ def test_a_model_that_reads_the_last_token_of_a_row_is_given_one(make_bundle, ca
     model.register_forward_pre_hook(wants_one, with_kwargs=True)
     assert ignores_padding(model, pad_token_id=0)
     assert caplog.text == ""
-
-
-def test_big_bird_keeps_the_attention_that_it_was_loaded_with():
-    torch.manual_seed(0)
-    config = BigBirdConfig(
-        vocab_size=99,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        block_size=16,
-    )
-    model = AutoModelForSequenceClassification.from_config(config).eval()
-    assert ignores_padding(model, pad_token_id=0)
-    assert model.bert.attention_type == "block_sparse"
 
 
 def test_a_model_whose_packed_numbers_differ_takes_the_padded_path(

@@ -1,9 +1,26 @@
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, DistilBertConfig, ModernBertConfig
+from small_models import PACKED
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    ModernBertConfig,
+    PerceiverConfig,
+    T5GemmaConfig,
+)
 
+from bertray.model.packed import PackedModel
 from bertray.model.rate import forward_flops, matmul_rate
+from bertray.text.ragged import Encoded, offsets_of
+
+ON_CPU = {  # which torch does not count by itself
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, value, *rest, **more: sdpa_flop_count(query, key, value)
+    )
+}
 
 
 def test_the_operations_of_bert_base_are_those_of_the_formula() -> None:
@@ -30,3 +47,22 @@ def test_a_gate_and_windows_are_counted():
     for length, seen in ((5, 4 * 5), (100, 2 * 100 + 2 * 7)):
         wanted = length * (per_token + 4 * 8 * seen)
         assert forward_flops(config, np.array([length])) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "modernbert-mean"])
+def test_what_the_packed_forward_computes_is_what_torch_counts(family):
+    model = AutoModelForSequenceClassification.from_config(PACKED[family])
+    packed = PackedModel(model).eval()
+    lengths = np.array([1, 5, 5, 2])  # no longer than a window reaches
+    encoded = Encoded(np.ones(lengths.sum(), np.int32), offsets_of(lengths), None)
+    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
+        packed.run(encoded, np.arange(len(lengths)), device=torch.device("cpu"))
+    head = sum(counter.get_flop_counts()["PackedModel.head"].values())
+    found = forward_flops(model.config, lengths, first_only=packed.is_first_only)
+    assert found == counter.get_total_flops() - head
+    assert (found < forward_flops(model.config, lengths)) == (family != "modernbert-mean")
+
+
+def test_of_a_model_in_a_model_the_texts_part_is_counted_and_else_none():
+    assert forward_flops(T5GemmaConfig(), np.array([100])) > 0
+    assert forward_flops(PerceiverConfig(), np.array([100])) == 0.0

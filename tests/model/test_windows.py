@@ -144,7 +144,7 @@ def test_the_first_window_alone_costs_and_gives_what_truncation_does(bundle):
 class Faulty:
     """A backend in which windows with a word fail, and batches over a size run out of memory."""
 
-    pads, is_even, device = False, False, torch.device("cpu")
+    pads, is_even, is_first_only, device = False, False, False, torch.device("cpu")
 
     def __init__(self, backend, bad_id, most_tokens):
         self.backend, self.bad_id, self.most_tokens = backend, bad_id, most_tokens

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bertray.cluster import Resources
 from bertray.config import ScoreConfig, load_config
-from bertray.errors import OutputError
+from bertray.errors import ModelError, OutputError
+from bertray.model import engine as engine_module
 from bertray.schema import OK, Predictions, append_predictions
 from bertray.score import run
 from bertray.score.commits import Receipt
@@ -164,3 +166,25 @@ def test_status_knows_which_columns_the_model_writes(
     write_shards({"b": table})
     status = status_of(str(tmp_path / "out"))
     assert (status.num_rows, status.num_rows_done, status.quarantined) == (6, 3, ())
+
+
+def test_the_footers_name_torch_where_auto_goes_on_with_it(
+    tmp_path: Path, classifier_folder: Path, write_shards: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelError("ONNX Runtime gives other numbers")
+
+    engines = []
+    monkeypatch.setattr(engine_module, "_load_backend", refuse)
+    monkeypatch.setattr(run.cluster, "connect", lambda: Resources(2, 0, 1, 2))
+    monkeypatch.setattr(run.Attempts, "start", lambda: None)
+    monkeypatch.setattr(run, "classified", lambda _, *, engine, **__: engines.append(engine))
+    monkeypatch.setattr(run, "written", lambda _, sink, __: engines.append(sink.engine))
+    monkeypatch.setattr(run, "blocks_of", lambda _: ())
+    words = [f"model.path={classifier_folder}", f"output.path={tmp_path / 'out'}"]
+    words.append(f"input.path={write_shards({'a': rows(5)})}")
+    job = run.prepare(load_config(ScoreConfig, None, words))
+    assert list(run.launch(job, job.standing.pending, Summary())) == []
+    settings, footer = engines
+    assert settings.backend == "torch"
+    assert footer == "cpu torch float32"
