@@ -40,12 +40,14 @@ class Resources:
         num_gpus: GPUs.
         num_nodes: live nodes.
         largest_node_cpus: the most that one of them has.
+        node_gpus: GPUs of each of them; where nothing is said, one has them all.
     """
 
     num_cpus: float
     num_gpus: float
     num_nodes: int
     largest_node_cpus: float
+    node_gpus: tuple[float, ...] = ()
 
 
 def connect(*, dashboard: bool = False) -> Resources:
@@ -90,6 +92,7 @@ def connect(*, dashboard: bool = False) -> Resources:
         num_gpus=sum(node.get("GPU", 0.0) for node in nodes),
         num_nodes=len(nodes),
         largest_node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
+        node_gpus=tuple(node.get("GPU", 0.0) for node in nodes),
     )
 
 
