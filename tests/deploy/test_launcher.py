@@ -1,10 +1,12 @@
 """What Ray's own launcher makes of each cluster.yaml; all of deploy/ runs the same versions."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
@@ -62,6 +64,22 @@ def test_heads_of_clouds_take_no_work_and_gpus_come_when_asked_for(config: dict[
     assert kinds[config["head_node_type"]]["resources"]["CPU"] == 0
     assert {name: kind["min_workers"] for name, kind in kinds.items() if kind["min_workers"]} == {}
     assert kinds["gpu-spot"]["priority"] > kinds["gpu-on-demand"]["priority"]
+
+
+def test_azures_nodes_say_what_rays_template_asks_for_in_its_types() -> None:
+    config = yaml.safe_load((ROOT / "deploy/azure/cluster.yaml").read_text())
+    template = Path(ray.__path__[0], "autoscaler/_private/_azure/azure-vm-template.json")
+    asked = json.loads(template.read_text())["parameters"]
+    types = {"string": str, "securestring": str, "int": int, "bool": bool, "object": dict}
+    by_ray = set("vmName adminUsername publicKey vmTags vmCount msi nsg subnet".split())
+    for kind in config["available_node_types"].values():
+        said = kind["node_config"]["azure_arm_parameters"]
+        assert {name: types[asked[name]["type"]] for name in said} == {
+            name: type(value) for name, value in said.items()
+        }
+        needed = {name for name, parameter in asked.items() if "defaultValue" not in parameter}
+        assert needed <= by_ray | said.keys()
+        assert not by_ray & said.keys()
 
 
 def test_every_file_names_the_ray_and_the_python_that_are_tested() -> None:
