@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from ray.autoscaler._private.command_runner import SSHOptions
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
 
@@ -80,6 +81,16 @@ def test_azures_nodes_say_what_rays_template_asks_for_in_its_types() -> None:
         needed = {name for name, parameter in asked.items() if "defaultValue" not in parameter}
         assert needed <= by_ray | said.keys()
         assert not by_ray & said.keys()
+
+
+def test_azures_user_may_use_docker_once_ray_has_logged_in_anew() -> None:
+    config = yaml.safe_load((ROOT / "deploy/azure/cluster.yaml").read_text())
+    joins, waits = config["initialization_commands"]
+    assert joins == "sudo usermod -aG docker $USER"
+    kept = SSHOptions("key", control_path="socket").arg_dict["ControlPersist"]
+    assert int(waits.removeprefix("sleep ")) > int(kept.removesuffix("s"))
+    # With a key named, Ray gives these commands a connection of their own, and its own one rests.
+    assert config["auth"]["ssh_private_key"]
 
 
 def test_every_file_names_the_ray_and_the_python_that_are_tested() -> None:
