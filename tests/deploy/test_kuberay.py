@@ -170,3 +170,12 @@ def test_a_night_is_tried_again_and_leaves_no_cluster_behind() -> None:
     assert job["ttlSecondsAfterFinished"] > 0
     script = job["entrypoint"].split()[1]
     assert (ROOT / Path(script).relative_to("/home/ray/bertray")).is_file()
+
+
+def test_a_night_of_its_own_is_started_alike_each_night_with_the_config_of_that_night() -> None:
+    """`kubectl create` refuses what an earlier night left, and its score.yaml stays as it was."""
+    said = [(ROOT / "docs" / "operations.md"), KUBERAY / "job" / "kustomization.yaml"]
+    for text in map(Path.read_text, said):
+        ends = text.index("kubectl delete rayjob bertray-night --ignore-not-found")
+        assert "kubectl apply --kustomize deploy/kuberay/job" in text[ends:]
+        assert "kubectl create --filename" not in text
