@@ -2,12 +2,14 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import yaml
+from packaging.requirements import Requirement
 from ray.autoscaler._private.command_runner import SSHOptions
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
@@ -114,8 +116,6 @@ def test_the_runtime_env_has_what_bertray_needs_as_it_is_tested() -> None:
     assert "env_vars" not in file
     listed = dict(package.split("==") for package in file["pip"]["packages"])
     assert listed == {name: PINS[name] for name in listed}
-    project = (ROOT / "pyproject.toml").read_text()
-    needed = re.findall(
-        r'^    "([a-z0-9_-]+)[\[>]', project.split("dependencies = [")[1].split("]\n\n")[0], re.M
-    )
-    assert {name for name in needed if name != "ray"} <= {name.lower() for name in listed}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {Requirement(each).name.lower() for each in project["dependencies"]} - {"ray"}
+    assert needed <= {name.lower() for name in listed}
