@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from kuberay_schema import KUBERNETES
+from ray.scripts.scripts import dashboard
 
 ROOT = Path(__file__).parents[2]
 SCHEDULE = ROOT / "deploy" / "schedule"
@@ -65,6 +66,15 @@ def test_a_night_counts_as_done_only_if_its_job_succeeded(
     )
 
 
+def test_schedulers_ask_where_the_tunnel_ends() -> None:
+    tunnel = (SCHEDULE / "bertray-tunnel.service").read_text()
+    (command,) = re.findall(r"^ExecStart=/opt/bertray/venv/bin/ray (.*)$", tunnel, re.MULTILINE)
+    assert (ROOT / command.removeprefix("dashboard ")).is_file()
+    (port,) = (option.default for option in dashboard.params if option.name == "port")
+    for name in ("bertray.cron", "bertray.service", "airflow_dag.py"):
+        assert f"http://127.0.0.1:{port}" in (SCHEDULE / name).read_text()
+
+
 def test_cron_starts_no_second_submission_beside_one_that_runs(tmp_path: Path) -> None:
     (line,) = [
         line for line in (SCHEDULE / "bertray.cron").read_text().splitlines() if " flock " in line
@@ -85,10 +95,11 @@ def test_cron_starts_no_second_submission_beside_one_that_runs(tmp_path: Path) -
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
-def test_systemd_takes_both_units(tmp_path: Path) -> None:
-    for name in ("bertray.service", "bertray.timer"):
+def test_systemd_takes_each_unit(tmp_path: Path) -> None:
+    for name in ("bertray.service", "bertray.timer", "bertray-tunnel.service"):
         text = (SCHEDULE / name).read_text()
-        (tmp_path / name).write_text(text.replace("/opt/bertray/", f"{ROOT}/"))
+        there = text.replace("/opt/bertray/venv/bin/ray", "/bin/true")
+        (tmp_path / name).write_text(there.replace("/opt/bertray", str(ROOT)))
     command = ["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
