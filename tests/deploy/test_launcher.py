@@ -95,6 +95,18 @@ def test_azures_user_may_use_docker_once_ray_has_logged_in_anew() -> None:
     assert config["auth"]["ssh_private_key"]
 
 
+@pytest.mark.parametrize("cloud", ["azure", "gcp"])
+def test_who_starts_a_cluster_is_told_of_the_packages_that_its_head_gets(cloud: str) -> None:
+    config = yaml.safe_load((ROOT / f"deploy/{cloud}/cluster.yaml").read_text())
+    by_launcher = config["head_setup_commands"][-1]
+    pins = re.findall(r"\S+==\S+", by_launcher)
+    docs = (ROOT / "docs" / "operations.md").read_text()
+    told = [re.findall(r"\S+==\S+", block) for block in re.split(r"\n\n", docs)]
+    assert pins in told
+    # Ray asks packages that are not there for it.
+    assert cloud != "azure" or config["provider"]["subscription_id"]
+
+
 def test_every_file_names_the_ray_and_the_python_that_are_tested() -> None:
     files = [ROOT / name for name in CLUSTERS] + [
         path for path in (ROOT / "deploy").rglob("*") if path.is_file()
