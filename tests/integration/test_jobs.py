@@ -1,5 +1,6 @@
 """The jobs as they are really run: `ray start`, deploy/schedule/submit.sh, read the output."""
 
+import json
 import re
 import subprocess
 import time
@@ -95,6 +96,11 @@ def test_a_submitted_scoring_job_succeeds_and_its_output_is_there(
     assert scored["text"].to_pylist() == texts
     assert set(scored["prediction_status"].to_pylist()) == {"ok"}
     assert (out / "_SUCCESS").exists()
+    request = urllib.request.Request(f"{cluster.dashboard}/api/jobs/")
+    request.add_header("Authorization", f"Bearer {own_cluster.TOKEN}")
+    with urllib.request.urlopen(request) as answer:
+        jobs = [job for job in json.load(answer) if str(job["submission_id"])[:8] == "bertray-"]
+    assert jobs[0]["metadata"]["config"].startswith(f"model.path={classifier_folder} input.path=")
 
 
 def test_a_job_that_was_stopped_is_gone_on_with_by_the_next_submission(
