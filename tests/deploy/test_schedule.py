@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from kuberay_schema import KUBERNETES
+from ray.dashboard.modules.job.cli import submit as job_submit
 from ray.scripts.scripts import dashboard
 
 ROOT = Path(__file__).parents[2]
@@ -54,12 +55,14 @@ Submit = Callable[..., tuple[int, list[str]]]
 def submit(tmp_path: Path) -> Submit:
     """Run submit.sh with a `ray` that answers as told: its code, and the words that ray got."""
 
-    def run(*words: str, submitted: int = 0, status: str = "succeeded") -> tuple[int, list[str]]:
+    def run(
+        *words: str, submitted: int = 0, status: str = "succeeded", **variables: str
+    ) -> tuple[int, list[str]]:
         log, ray = tmp_path / "log", tmp_path / "ray"
         ray.write_text(FAKE_RAY.format(log=log, submitted=submitted, status=status))
         ray.chmod(0o755)
         environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
-        done = subprocess.run([ROOT / SUBMIT, *words], env=environment)
+        done = subprocess.run([ROOT / SUBMIT, *words], env=environment | variables)
         return done.returncode, log.read_text().splitlines()
 
     return run
@@ -88,6 +91,15 @@ def test_a_job_says_what_it_was_given_and_who_submitted_which_commit(submit: Sub
     assert re.fullmatch(r"[^@]+@[^@]+", about["submitted_by"])
     assert about.keys() - {"commit"} == {"config", "submitted_by"}  # a copy has no commit
     assert all(isinstance(value, str) for value in about.values())
+
+
+def test_more_options_go_to_ray_and_not_to_the_job(submit: Submit) -> None:
+    more = ["--entrypoint-num-cpus", "2", "--runtime-env", "deploy/runtime-env.yaml"]
+    known = {option for parameter in job_submit.params for option in parameter.opts}
+    assert {more[0], more[2]} <= known
+    _, asked = submit("night.yaml", SUBMIT_OPTIONS=" ".join(more))
+    end = asked.index("--")
+    assert asked[end - len(more) : end] == more
 
 
 def test_schedulers_ask_where_the_tunnel_ends() -> None:
