@@ -48,6 +48,18 @@ def test_no_command_of_rays_defaults_is_left(config: dict[str, Any]) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "name", [*CLUSTERS[:3], "deploy/kuberay/Dockerfile"], ids=lambda name: name.replace("/", "-")
+)
+def test_pytorchs_index_is_asked_for_torch_alone(name: str) -> None:
+    """It need not have what else constraints.txt pins; that comes with bertray, from PyPI."""
+    lines = (ROOT / name).read_text().replace("\\\n", " ").replace("\n    ", " ").splitlines()
+    torch, *others = [line for line in lines if "download.pytorch.org" in line]
+    assert not others
+    assert "--no-deps" in torch
+    assert re.search(r" torch(;|$)", torch)
+
+
 def test_every_node_asks_for_the_token_and_has_it(config: dict[str, Any]) -> None:
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     starts = [config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]]
