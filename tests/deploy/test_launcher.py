@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,17 @@ def test_pytorchs_index_is_asked_for_torch_alone(name: str) -> None:
     assert not others
     assert "--no-deps" in torch
     assert re.search(r" torch(;|$)", torch)
+
+
+def test_a_model_that_cannot_be_fetched_ahead_is_told_of_and_stops_no_node(tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    (fetches,) = [line for line in config["worker_setup_commands"] if "fetch(" in line]
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(fetches, shell=True, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: the model was not fetched ahead")
 
 
 def test_every_node_asks_for_the_token_and_has_it(config: dict[str, Any]) -> None:
