@@ -21,6 +21,7 @@ from writers import meet, put_at_once
 from bertray import storage
 from bertray.errors import OutputError, StorageError
 from bertray.storage import local, s3
+from bertray.storage.listing import relative
 
 NOBODY = 65534
 ODD_NAMES = [
@@ -103,6 +104,28 @@ def test_a_file_or_a_glob_is_listed_below_its_folder(
     above, files = storage.list_files(storage.join(place, uri), suffix="", key="input.path")
     assert above == storage.join(place, root)
     assert [file.path for file in files] == found
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "day=1/a.parquet", "..a", "a..", "...", "a/..b/c"])
+def test_a_file_below_a_folder_has_a_path_relative_to_it(name: str) -> None:
+    assert storage.is_below(name)
+    assert relative("/lake", f"/lake/{name}") == name
+    assert relative("lake/", f"lake/{name}") == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../a", "../../etc/passwd", "a/../../b", "a/../b", "./a", "a//b", "a/"]
+)
+def test_a_path_that_leads_out_of_a_folder_or_has_a_plainer_one_is_refused(name: str) -> None:
+    assert not storage.is_below(name)
+    with pytest.raises(StorageError, match="not a path that a file can have"):
+        relative("lake", f"lake/{name}")
+
+
+def test_a_path_from_the_top_is_below_no_folder() -> None:
+    assert not storage.is_below("/etc/passwd")
+    with pytest.raises(StorageError, match="/etc/passwd: not a path"):
+        relative("/lake", "/etc/passwd")
 
 
 def test_a_folder_whose_name_looks_like_a_glob_is_a_folder(place: str) -> None:

@@ -103,7 +103,7 @@ def open_scored(path: str, *, only: Container[str] | None = None) -> Scored:
             default.
 
     Raises:
-        OutputError: no run of score has ended there.
+        OutputError: no run of score has ended there, or the manifest names files elsewhere.
     """
     contract = read_contract(path)
     manifest = storage.get_json(storage.join(path, folder.MANIFEST))
@@ -111,6 +111,12 @@ def open_scored(path: str, *, only: Container[str] | None = None) -> Scored:
         raise OutputError(
             f"{path}: no run has ended there (no {folder.MANIFEST}); run bertray score to its end"
         )
+    for file in manifest["files"]:
+        if not storage.is_below(file["path"]):
+            raise OutputError(
+                f"{path}: {folder.MANIFEST} names {file['path']!r}, which is not below it; "
+                "run bertray score again, which writes a new one"
+            )
     num_rows_folder = int(manifest["rows"])
     if only is not None:
         files = [file for file in manifest["files"] if file["path"] in only]

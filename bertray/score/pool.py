@@ -73,7 +73,13 @@ def plan_pool(pool: Pool, cluster: Resources, *, num_splits: int) -> PoolPlan:
                 f"pool.num_gpus={gpus_each:g}, but the cluster has no GPU now; set pool.max_actors "
                 "if GPU nodes will join, or pool.num_gpus=0 to run on CPU"
             )
-        fitting = int(cluster.num_gpus / gpus_each)
+        fitting = _fitting(cluster, gpus_each)
+        if not fitting and pool.max_actors is None:
+            most = max(node.num_gpus for node in cluster.nodes)
+            raise ConfigError(
+                f"pool.num_gpus={gpus_each:g}, but no node has more than {most:g} now; "
+                "set pool.max_actors if larger nodes will join, or fewer GPUs"
+            )
         cpus_each = CPU_PER_THREAD
     else:
         node_cpus = cluster.largest_node_cpus
@@ -105,6 +111,13 @@ def plan_pool(pool: Pool, cluster: Resources, *, num_splits: int) -> PoolPlan:
         splits_per_actor=max(2 * calls, _in_flight(num_splits, most)),
         splits_per_helper=_in_flight(num_splits, max(helpers, 1)),
     )
+
+
+def _fitting(cluster: Resources, gpus_each: float) -> int:
+    """How many actors there is room for: one lies on one node, and a fraction on one GPU."""
+    if gpus_each < 1:
+        return int(cluster.num_gpus) * int(1 / gpus_each)
+    return sum(int(node.num_gpus / gpus_each) for node in cluster.nodes)
 
 
 def tokenizing_threads(node: Mapping[str, float], *, num_gpus: float) -> int:

@@ -32,6 +32,7 @@ from bertray.storage.listing import (
     relative,
     remote_info,
 )
+from bertray.storage.listing import is_below as is_below
 from bertray.storage.outage import UnreachableError as UnreachableError
 from bertray.storage.outage import UnwritableError as UnwritableError
 from bertray.storage.outage import is_outage as is_outage

@@ -59,9 +59,18 @@ def relative(root: str, name: str) -> str:
         StorageError: it would be another one as the path of a file.
     """
     path = name.removeprefix(f"{root.rstrip('/')}/")
-    if posixpath.normpath(path) != path or path.startswith(("/", "../")):
+    if not is_below(path):
         raise StorageError(f"{name}: not a path that a file can have; rename it")
     return path
+
+
+def is_below(path: str) -> bool:
+    """Whether a relative path is that of a file below a folder, written in the only way."""
+    return (
+        posixpath.normpath(path) == path
+        and not path.startswith(("/", "../"))
+        and path not in (".", "..")
+    )
 
 
 def is_hidden(file: FileInfo) -> bool:

@@ -1,5 +1,6 @@
 """The jobs as they are really run: `ray start`, deploy/schedule/submit.sh, read the output."""
 
+import json
 import re
 import subprocess
 import time
@@ -18,6 +19,21 @@ Write = Callable[..., Path]
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 START_TIMEOUT_S = 60
+# `bertray score`, as submit.sh has it run, with one shard that is never done.
+NEVER_DONE = """
+import time
+from bertray import cli
+from bertray.score import pipeline
+
+class NeverDone(pipeline.Classifier):
+    def _classify(self, block, split):
+        while split.shard == "b.parquet":
+            time.sleep(0.1)
+        return super()._classify(block, split)
+
+pipeline.Classifier = NeverDone
+cli.main()
+"""
 
 
 def submit(cluster: OwnCluster, job: str, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -79,6 +95,41 @@ def test_a_submitted_scoring_job_succeeds_and_its_output_is_there(
     scored = pq.ParquetFile(out / "a.parquet").read()
     assert scored["text"].to_pylist() == texts
     assert set(scored["prediction_status"].to_pylist()) == {"ok"}
+    assert (out / "_SUCCESS").exists()
+    request = urllib.request.Request(f"{cluster.dashboard}/api/jobs/")
+    request.add_header("Authorization", f"Bearer {own_cluster.TOKEN}")
+    with urllib.request.urlopen(request) as answer:
+        jobs = [job for job in json.load(answer) if str(job["submission_id"])[:8] == "bertray-"]
+    assert jobs[0]["metadata"]["config"].startswith(f"model.path={classifier_folder} input.path=")
+
+
+def test_a_job_that_was_stopped_is_gone_on_with_by_the_next_submission(
+    cluster: OwnCluster, classifier_folder: Path, write_shards: Write, tmp_path: Path
+) -> None:
+    source = write_shards({name: pa.table({"text": ["good film"] * 3}) for name in "ab"})
+    out, script = tmp_path / "out", tmp_path / "never_done.py"
+    script.write_text(NEVER_DONE)
+    words = [f"model.path={classifier_folder}", f"input.path={source}", f"output.path={out}"]
+
+    def job(*command: str) -> str:
+        full = [RAY, "job", command[0], "--address", cluster.dashboard, *command[1:]]
+        done = subprocess.run(full, env=cluster.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return plain(done.stdout + done.stderr)
+
+    start = ["python", str(script), "score", *words]
+    job("submit", "--no-wait", "--submission-id", "stopped", "--", *start)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not (out / "a.parquet").exists():
+        assert time.monotonic() < deadline, job("logs", "stopped")
+        time.sleep(0.1)
+    assert "was stopped" in job("stop", "stopped")
+    assert not (out / "_SUCCESS").exists()
+    before = (out / "a.parquet").stat()
+    done = submit(cluster, "score", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (out / "a.parquet").stat() == before  # it was not scored again
+    assert pq.ParquetFile(out / "b.parquet").metadata.num_rows == 3
     assert (out / "_SUCCESS").exists()
 
 

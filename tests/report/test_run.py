@@ -14,6 +14,7 @@ from bertray.config import ReportConfig, load_config
 from bertray.errors import DataError, ModelError, OutputError, SchemaError
 from bertray.model import store
 from bertray.report.run import Report, report
+from bertray.report.scored import open_scored
 
 Score = Callable[[Sequence[str], Callable[[Sequence[str | None]], np.ndarray]], None]
 Write = Callable[..., Path]
@@ -248,6 +249,21 @@ def test_what_cannot_be_used_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         run(f"input.path={night}", words.replace("OTHER", str(base_without_dropout)))
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["all of it", "a night's files"])
+def test_a_manifest_that_names_files_elsewhere_is_refused_and_they_are_not_read(
+    night: Path, tmp_path: Path, whole: bool
+) -> None:
+    import shutil
+
+    out = shutil.copytree(night, tmp_path / "out")
+    shutil.copy(night / "part-0.parquet", tmp_path / "private.parquet")
+    manifest = json.loads((out / "_manifest.json").read_text())
+    manifest["files"][0]["path"] = elsewhere = "../private.parquet"
+    (out / "_manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(OutputError, match=r"_manifest\.json names '\.\./private\.parquet'"):
+        open_scored(str(out), only=None if whole else [elsewhere])
 
 
 def test_a_model_that_is_gone_costs_the_unknown_tokens_alone(

@@ -84,6 +84,31 @@ def test_a_fraction_of_a_gpu_shares_it() -> None:
     assert (plan.device, plan.max_actors, plan.num_gpus) == ("cuda", 4, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("each", "node_gpus", "expected"),
+    [
+        (0.4, (2,), 4),  # a fifth one would need a piece of either
+        (0.7, (8,), 8),
+        (0.1, (1, 1, 0), 20),
+        (1, (1, 8, 0), 9),
+        (2, (3, 3), 2),
+        (2, (1, 4), 2),
+    ],
+)
+def test_no_actor_is_planned_that_fits_on_no_gpu_and_no_node(
+    each: float, node_gpus: tuple[float, ...], expected: int
+) -> None:
+    cluster = Resources(tuple(Node(16, gpus) for gpus in node_gpus))
+    assert plan_pool(pool(num_gpus=each), cluster, num_splits=1000).max_actors == expected
+
+
+def test_gpus_that_no_node_has_together_are_an_error_unless_the_size_is_given() -> None:
+    four_nodes = {"num_cpus": 32, "num_gpus": 4, "num_splits": 9, "num_nodes": 4}
+    with pytest.raises(ConfigError, match=r"num_gpus=2, but no node has more than 1 now"):
+        planned(pool(num_gpus=2), **four_nodes)
+    assert planned(pool(num_gpus=2, max_actors=3), **four_nodes).max_actors == 3
+
+
 def test_actors_whose_nodes_have_yet_to_come_ask_for_all_they_keep_busy() -> None:
     plan = planned(pool(max_actors=16, num_threads=2), num_cpus=0, num_gpus=0, num_splits=99)
     assert (plan.max_actors, plan.num_cpus) == (16, 2 * CPU_PER_THREAD)

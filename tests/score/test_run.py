@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertray.cluster import Resources
+from bertray.cluster import Node, Resources
 from bertray.config import ScoreConfig, load_config
 from bertray.errors import ModelError, OutputError
 from bertray.model import engine as engine_module
@@ -176,7 +176,7 @@ def test_the_footers_name_torch_where_auto_goes_on_with_it(
 
     engines = []
     monkeypatch.setattr(engine_module, "_load_backend", refuse)
-    monkeypatch.setattr(run.cluster, "connect", lambda: Resources(2, 0, 1, 2))
+    monkeypatch.setattr(run.cluster, "connect", lambda: Resources((Node(2),)))
     monkeypatch.setattr(run.Attempts, "start", lambda: None)
     monkeypatch.setattr(run, "classified", lambda _, *, engine, **__: engines.append(engine))
     monkeypatch.setattr(run, "written", lambda _, sink, __: engines.append(sink.engine))
