@@ -71,7 +71,7 @@ bench: $(READY) ## measure the claims of benchmarks/README.md on this machine (a
 	@$(BIN)/python benchmarks/end_to_end.py --model .demo/bundle
 	@$(BIN)/python benchmarks/sustained.py
 
-bench-gpu: ## measure one CUDA card with the Python at hand; needs torch and transformers, not Ray
+bench-gpu: ## measure one CUDA card with the Python at hand; needs torch, transformers and pyarrow
 	@PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
 
 wheel: $(READY) ## build the wheel into dist/
