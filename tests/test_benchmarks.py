@@ -1,4 +1,4 @@
-"""What is measured can be measured again: each script starts, one where bertray is not installed."""
+"""What was measured can be measured again: each script starts; one needs no bertray beside it."""
 
 import runpy
 import subprocess
