@@ -115,17 +115,16 @@ def put_night(history: str, night: Night, profile: Profile) -> None:
     storage.put_json(storage.join(history, RECORDS, name), record, overwrite=True)
 
 
-def read_untold(history: str) -> str | None:
-    """What became of a challenger and no night has told, for it was cut off."""
-    found = storage.get_json(storage.join(history, UNTOLD))
-    return None if found is None else str(found["said"])
+def read_untold(history: str) -> list[str]:
+    """What became of challengers and no night has told, for it was cut off."""
+    return list(storage.get_json(storage.join(history, UNTOLD)) or ())
 
 
-def put_untold(history: str, said: str | None) -> None:
-    """Keep what became of a challenger; None once it is told."""
+def put_untold(history: str, said: Sequence[str]) -> None:
+    """Keep what became of challengers; nothing once it is told."""
     uri = storage.join(history, UNTOLD)
-    if said is not None:
-        storage.put_json(uri, {"said": said}, overwrite=True)
+    if said:
+        storage.put_json(uri, list(said), overwrite=True)
     elif storage.exists(uri):
         storage.remove(uri)
 

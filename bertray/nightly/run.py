@@ -55,10 +55,10 @@ class Outcome:
         page: of the night, or of the latest one that had something to do.
         index: the page that lists all nights.
         report: of the night.
-        num_rows_quarantined: rows of that night, or of the latest one, that held a text and yet got
-            no prediction.
+        num_rows_quarantined: rows of the latest night with new rows that held a text and yet got no
+            prediction.
         num_shards_quarantined: shards that are not in the output.
-        drifted: signals of that night, or of the latest one.
+        drifted: signals of the latest night with new rows.
     """
 
     night: Night | None
@@ -90,13 +90,15 @@ def nightly(
         UserError: the config, the model, the input or a folder cannot be used.
         ClusterError: Ray failed again and again. What is done is safe.
     """
-    told = alert_of_failure(config.alert, output=config.output.path)
-    with told, hold(history := history_of(config), on_wait=on_wait):
+    alert = alert_of_failure(config.alert, output=config.output.path)
+    with alert, hold(history := history_of(config), on_wait=on_wait):
         began, start = datetime.now(UTC), time.perf_counter()
         nights = read_nights(history)
-        said = challenge(config.challenger) or read_untold(history)
+        told = nights[-1].notes if nights else ()
+        said = [note for note in read_untold(history) if note not in told]
+        said += filter(None, [challenge(config.challenger)])
         put_untold(history, said)
-        notes = [said] if said is not None else []
+        notes = [*said]
         job, bundle = choose_model(config, notes)
         check(config, bundle)
         summary = score(job, on_progress=on_progress, on_wait=on_wait)
@@ -104,7 +106,7 @@ def nightly(
         alike = [night for night in nights if night.digests == digests]
         new = new_files(config.output.path, nights, digests, scored_now=summary.splits_scored)
         night, made, page = None, None, ""
-        is_news = said is not None and (not nights or said not in nights[-1].notes)
+        is_news = not set(said) <= set(told)
         if new or is_news or not alike or summary.quarantined != list(alike[-1].quarantined):
             night_id = f"{began:{ID}}"
             page = storage.join(history, f"{night_id}.html")
@@ -131,16 +133,18 @@ def nightly(
             send_alert(config.alert, night, page=page)  # twice, if it is cut off here; never not
             put_night(history, night, made.profile)
             nights.append(night)
+            alike.append(night)
         put_index(history, nights)
-        put_untold(history, None)
+        put_untold(history, [])
+    latest = next((one for one in reversed(alike) if one.num_rows_new), alike[-1])
     return Outcome(
         night=night,
         page=page or storage.join(history, nights[-1].page),
         index=storage.join(history, INDEX),
         report=made,
-        num_rows_quarantined=(night or alike[-1]).num_rows_quarantined,
+        num_rows_quarantined=latest.num_rows_quarantined,
         num_shards_quarantined=len(summary.quarantined),
-        drifted=(night or alike[-1]).drifted,
+        drifted=latest.drifted,
     )
 
 
@@ -211,7 +215,11 @@ def report_config(
         nights: of the same model and settings.
     """
     reference = reference_of(history, nights)
-    fine = [night for night in nights if night is not reference and not night.trouble]
+    fine = [
+        night
+        for night in nights
+        if night.num_rows_new and night is not reference and not night.trouble
+    ]
     return ReportConfig.model_validate(
         {
             "input": {

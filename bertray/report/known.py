@@ -54,7 +54,7 @@ def name_labels(
 
     Raises:
         SchemaError: there is no such column, or of a type that is no label.
-        DataError: its labels are none of the model's.
+        DataError: its labels are none of the model's, or null within a list.
     """
     check_column(rows.schema, label, where=scored.path, key="input.label")
     column, place = rows[label], rows.column_names.index(label)
@@ -70,6 +70,10 @@ def name_labels(
         numbers = pc.if_else(pc.is_finite(numbers), numbers, None)
         return rows.set_column(place, label, numbers)
     is_list = scored.task == "multi_label"
+    if is_list and pc.list_flatten(column).null_count:
+        raise DataError(
+            f"input.label={label}: a list holds a null in place of a label; take it out"
+        )
     names = _names_of(pc.list_flatten(column) if is_list else column, labels, label)
     named: list[Any] = [
         [names[item] for item in one] if isinstance(one, list) else names.get(one)

@@ -28,5 +28,5 @@ def origin_of(bundle: Bundle, *, root: str | None) -> list[tuple[str, str]]:
         lines.append(("put into the store", f"{version.added} by {version.added_by}{parent}"))
         promotion = versions.promotion_of(root, version)
         if promotion is not None:
-            lines.append(("in use since", f"{promotion.at} by {promotion.by}: {promotion.why}"))
+            lines.append(("put in use", f"{promotion.at} by {promotion.by}: {promotion.why}"))
     return [(name, value) for name, value in lines if value]

@@ -180,7 +180,14 @@ def sample_rows(scored: Scored, *, columns: Sequence[str], num_rows: int, seed: 
 def _plain(table: pa.Table, texts: Container[str] = ()) -> pa.Table:
     """The table with its columns decoded; those named as text."""
     kinds = [pa.string() if f.name in texts else _plain_type(f.type) for f in table.schema]
-    return table.cast(pa.schema(zip(table.column_names, kinds, strict=True)))
+    columns = [_cast(column, kind) for column, kind in zip(table.columns, kinds, strict=True)]
+    return pa.table(columns, table.column_names)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_list_view(column.type):  # which pyarrow 26 fails to cast
+        return pa.chunked_array([pa.array(column.to_pylist(), kind)])
+    return column.cast(kind)
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:

@@ -16,7 +16,8 @@ export RAY_AUTH_MODE=token
 night="bertray-$(date -u +%Y%m%d-%H%M%S)"
 
 quoted() {
-  local text=${1//\\/\\\\}
+  local text=${1//[[:cntrl:]]/ }
+  text=${text//\\/\\\\}
   printf '"%s"' "${text//\"/\\\"}"
 }
 about="{\"config\": $(quoted "$*"), \"submitted_by\": $(quoted "$(id -un)@$HOSTNAME")"
@@ -26,7 +27,8 @@ fi
 
 read -ra options <<< "${SUBMIT_OPTIONS:-}"
 
-ray job submit --submission-id "$night" --working-dir . --metadata-json "$about}" "${options[@]}" -- \
+ray job submit --submission-id "$night" --working-dir . --metadata-json "$about}" \
+  ${options[@]+"${options[@]}"} -- \
   python "${JOB:-jobs/nightly.py}" "$@"
 # Not `grep -q`: it would end at the first match and break the pipe, which is a failure too.
 ray job status --log-style record "$night" | grep succeeded > /dev/null

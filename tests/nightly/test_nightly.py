@@ -578,6 +578,38 @@ def test_a_challengers_verdict_is_told_by_a_night_of_its_own_and_after_a_crash(
     assert lake.night().night is None
 
 
+def test_a_night_that_tells_a_verdict_alone_hides_no_drift(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.grow("a")
+    lake.night()
+    lake.grow("b", mean=90)
+    drifted = lake.night().drifted
+    assert drifted
+    Judge(monkeypatch, lake, tmp_path)
+    outcome = lake.night()  # no shard is new
+    assert outcome.night is not None
+    assert outcome.night.num_rows_new == 0
+    assert outcome.drifted == drifted
+
+
+def test_no_verdict_is_lost_to_the_next_one(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.grow("a")
+    judge = Judge(monkeypatch, lake, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "report", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            lake.night()
+    (tmp_path / "report" / "metrics.json").unlink()  # of another model, as if one was trained
+    judge.fails = True
+    outcome = lake.night()
+    assert outcome.night is not None
+    assert outcome.night.notes[0] == "store://m@2 was promoted"
+    assert outcome.night.notes[1].startswith("the challenger failed")
+
+
 def test_a_challenger_that_goes_on_failing_is_told_once(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
