@@ -167,7 +167,7 @@ class Training(Section):
         False,
         description="A step's rows are of like length, not drawn at random: faster on GPUs, where "
         "it takes many tokens to keep one busy; but if texts of a length are often of one label, "
-        "steps are less mixed and less is learnt in each.",
+        "steps are less mixed.",
     )
     checkpoint_steps: Count | None = Field(
         None,
