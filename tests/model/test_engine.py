@@ -135,6 +135,18 @@ def test_a_text_that_is_not_utf8_loses_only_itself(bundle):
     assert found.status == (OK, NOT_UTF8, OK)
 
 
+BY_ALL_WAYS = pytest.mark.parametrize(
+    "wanted",
+    [
+        {"backend": "torch"},
+        {"backend": "onnx"},
+        {"dtype": "int8"},
+        {"dtype": "float16"},
+        {"backend": "torch", "long_text": LongText("window", stride=2), "max_length": 8},
+    ],
+)
+
+
 @pytest.fixture(scope="module")
 def bare(bundle, tmp_path_factory):
     """The same model with a tokenizer that puts no [CLS] and [SEP] around a text."""
@@ -149,16 +161,7 @@ def bare(bundle, tmp_path_factory):
     return open_bundle(str(folder))
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        {"backend": "torch"},
-        {"backend": "onnx"},
-        {"dtype": "int8"},
-        {"dtype": "float16"},
-        {"backend": "torch", "long_text": LongText("window", stride=2), "max_length": 8},
-    ],
-)
+@BY_ALL_WAYS
 def test_a_text_of_no_tokens_has_a_status_and_no_label(bare, wanted):
     engine, nothing = make_engine(bare, **wanted), "\u200b\x01"
     found = engine.predict(["good film", nothing, "a plot that is awful", nothing])
@@ -182,16 +185,7 @@ def unfit(bundle, tmp_path_factory):
     return open_bundle(str(folder))
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        {"backend": "torch"},
-        {"backend": "onnx"},
-        {"dtype": "int8"},
-        {"dtype": "float16"},
-        {"backend": "torch", "long_text": LongText("window", stride=2), "max_length": 8},
-    ],
-)
+@BY_ALL_WAYS
 def test_a_token_that_the_model_does_not_have_costs_its_row_alone(unfit, wanted, caplog):
     texts = ["the story", "good film", "the plot is very awful", "the plot", "awful"]
     engine = make_engine(unfit, **wanted)
