@@ -1,12 +1,13 @@
 """What copies of training rows are worth where rows are few: accuracy on real reviews, CPU, no Ray.
 
-    python benchmarks/augmentation.py [--wordnet FOLDER] [--rows 500] [--epochs 2] [--seeds 3] \
-        [--methods synonyms swap deletion]
+    python benchmarks/augmentation.py [--wordnet FOLDER] [--masked-model MODEL]
+        [--translation-models THERE BACK] [--rows 500] [--epochs 2] [--seeds 3]
 
 For each seed other rows of Rotten Tomatoes are trained on, one copy of each by the method named;
 the last 1,000 rows are held out. Copies double the steps, so plain rows are trained on for twice
 the epochs as well. Synonyms need a WordNet: an NLTK data folder, or the database files alone, as
-Debian's package wordnet-base has them in /usr/share/wordnet.
+Debian's package wordnet-base has them in /usr/share/wordnet. `masked` and `back_translation` need
+models, folders or hub ids; `masked_model.py` makes a small masked one.
 """
 
 import argparse
@@ -46,7 +47,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--wordnet", type=Path, help="without it no synonyms")
-    parser.add_argument("--methods", nargs="+", default=["synonyms", "swap", "deletion"])
+    parser.add_argument("--masked-model", help="without it no guesses")
+    parser.add_argument("--translation-models", nargs=2, help="without them no translations")
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
@@ -61,15 +63,13 @@ def main() -> None:
     held_out = as_examples(texts[-NUM_HELD_OUT:], label_ids[-NUM_HELD_OUT:], base)
     with tempfile.TemporaryDirectory() as scratch:
         wordnet = nltk_folder(options.wordnet, Path(scratch)) if options.wordnet else None
-        methods = [name for name in options.methods if wordnet or name != "synonyms"]
         sides = {
-            "no copies": ((), 1),
-            "no copies, twice the epochs": ((), 2),
-            **{method: ((method,), 1) for method in methods},
+            "no copies": (Augmentation(), 1),
+            "no copies, twice the epochs": (Augmentation(), 2),
+            **{one.methods[0]: (one, 1) for one in ways(options, wordnet)},
         }
         print("\n| copies by | rows | accuracy | each seed | seconds |\n|---|---|---|---|---|")
-        for name, (chosen, times) in sides.items():
-            settings = Augmentation(methods=chosen, wordnet=wordnet)
+        for name, (settings, times) in sides.items():
             found, start = [], time.perf_counter()
             for seed in range(options.seeds):
                 part = slice(seed * options.rows, (seed + 1) * options.rows)
@@ -81,6 +81,18 @@ def main() -> None:
             took = (time.perf_counter() - start) / options.seeds
             mean = statistics.mean(found)
             print(f"| {name} | {len(examples)} | {mean:.3f} | {seeds} | {took:.0f} |", flush=True)
+
+
+def ways(options: argparse.Namespace, wordnet: str | None) -> list[Augmentation]:
+    """One method each, of those that have what they need."""
+    found = [Augmentation(methods=("synonyms",), wordnet=wordnet)] if wordnet else []
+    found += [Augmentation(methods=("swap",)), Augmentation(methods=("deletion",))]
+    if options.masked_model:
+        found.append(Augmentation(methods=("masked",), masked_model=options.masked_model))
+    if options.translation_models:
+        models = tuple(options.translation_models)
+        found.append(Augmentation(methods=("back_translation",), translation_models=models))
+    return found
 
 
 def with_copies(

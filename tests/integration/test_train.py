@@ -233,6 +233,39 @@ def test_a_lost_worker_resumes_and_one_worker_learns_what_two_do(
     assert one.best_epoch == 1 + losses.index(min(losses))
 
 
+def test_a_killed_driver_and_the_command_again_take_the_steps_of_an_uninterrupted_training(
+    root: Path, tmp_path: Path, trained: tuple[TrainSummary, list[Event]]
+) -> None:
+    output, words = tmp_path / "killed", ["scaling.num_workers=2"]
+    words += ["training.per_device_batch_size=4", "training.checkpoint_steps=1"]
+    words = words_of(root, str(output), *words)
+    address = ray.get_runtime_context().gcs_address
+    with driver(["train", *words], {**os.environ, "RAY_ADDRESS": address}) as run:
+        assert run.stdout is not None
+        said = []
+        for line in run.stdout:
+            said.append(line)
+            if "epoch=1/3" in line:
+                run.kill()
+    assert run.returncode == -signal.SIGKILL, "".join(said)
+    before = sorted(path.name for path in output.glob("_run/*/epoch-*"))
+    # Of those made at each of 7 steps and more: the best, the latest, and what was under way.
+    assert 1 <= len(before) <= 3, before
+    assert before[-1] >= "epoch-001"
+
+    summary = train(load_config(TrainConfig, None, words))
+    assert summary.is_new
+    whole, resumed = (
+        [Step(**json.loads(line)) for line in (folder / "_steps.jsonl").read_text().splitlines()]
+        for folder in (root / "two", output)
+    )
+    assert [step.step for step in resumed] == [step.step for step in whole]
+    np.testing.assert_allclose(
+        [step.loss for step in resumed], [step.loss for step in whole], rtol=0, atol=1e-6
+    )
+    assert summary.epochs[-1].metrics == pytest.approx(trained[0].epochs[-1].metrics, abs=1e-6)
+
+
 def test_elastic_workers_take_the_same_steps_however_few_there_is_room_for(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
