@@ -41,7 +41,7 @@ def test_off_a_terminal_progress_is_one_log_line_at_times(
     assert len(caplog.messages) == 20
     assert caplog.messages[:2] == [
         "scoring rows=100/1000 splits=10/100 rows_per_s=3",
-        "training step=10/100 loss=0.1000 steps_per_s=0.33",
+        "training step=10/100 loss=0.1000 learning_rate=1e-05 grad_norm=1 steps_per_s=0.33",
     ]
     assert capsys.readouterr() == ("", "")
 

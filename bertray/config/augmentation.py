@@ -64,7 +64,7 @@ class Distillation(Section):
         None,
         description="A bundle, any Hugging Face sequence-classification folder, hub id or URI, or "
         "a version in `distillation.store` as `bertray score` takes it (`store://NAME@champion`, "
-        "`models:/NAME/3`), of the same labels as the data. Default: no teacher.",
+        "`models:/NAME/3`), of the same labels as the data, one a row. Default: no teacher.",
     )
     store: str | None = Field(
         None, description="Folder or URI of the model store it is in, MLflow's included."

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 # What people type for a key that has another name, by the whole key or its last word.
 SYNONYMS = {
     "lr": "optim.learning_rate",
+    "lr_scheduler_type": "optim.schedule",
+    "fp16": "training.precision",
+    "bf16": "training.precision",
+    "save_steps": "training.checkpoint_steps",
+    "gradient_accumulation_steps": "training.accumulation_steps",
+    "label_smoothing_factor": "training.label_smoothing",
+    "metric_for_best_model": "training.metric",
     "batch_size": "training.per_device_batch_size",
     "epochs": "training.num_epochs",
     "workers": "scaling.num_workers",
@@ -118,8 +125,7 @@ def unknown_key(schema: type[Section], key: str) -> str:
         return f"unknown key {key!r}: in a file write `{section}:`, and below it `{last}: ...`"
     beside = _keys_below(schema, section)
     near = [name for name in (SYNONYMS.get(key), SYNONYMS.get(last)) if name in known]
-    if not dot:  # a key without its section
-        near += [name for name in known if name.endswith(f".{key}")]
+    near += [name for name in known if name.endswith(f".{last}")]  # of another section, or of none
     near += difflib.get_close_matches(key, beside, n=1, cutoff=0.6)
     near += difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if near:

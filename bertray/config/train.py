@@ -171,8 +171,8 @@ class Training(Section):
     )
     checkpoint_steps: Count | None = Field(
         None,
-        description="Write a checkpoint after so many steps as well, for epochs that take hours. "
-        "Default: after each epoch alone.",
+        description="Write a checkpoint after so many steps as well, for epochs that take hours: "
+        "to go on from, not to pick from. Default: after each epoch alone.",
     )
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="Seeds the split, the shuffles, the head and the dropout."
@@ -184,6 +184,12 @@ class Training(Section):
             "micro_f1",
             "subset_accuracy",
             "lrap",
+            "balanced_accuracy",
+            "weighted_f1",
+            "mcc",
+            "brier",
+            "roc_auc",
+            "pr_auc",
             "rmse",
             "mae",
             "pearson",
@@ -194,9 +200,10 @@ class Training(Section):
     ) = Field(
         None,
         description="Validation metric that picks the epoch whose weights are kept: `accuracy`, "
-        "`macro_f1` or `loss`; where rows have several labels `macro_f1`, `micro_f1`, "
-        "`subset_accuracy`, `lrap` or `loss`; of numbers `rmse`, `mae`, `pearson`, `spearman` or "
-        "`loss`. Default: the first of these.",
+        "`macro_f1`, `loss`, `balanced_accuracy` or `mcc`; where rows have several labels "
+        "`macro_f1`, `micro_f1`, `subset_accuracy`, `lrap` or `loss`; of both `weighted_f1`, "
+        "`brier`, `roc_auc` or `pr_auc`, a mean over labels; of numbers `rmse`, `mae`, `pearson`, "
+        "`spearman` or `loss`. Default: the first of each.",
     )
 
     @field_validator("class_weights", mode="before")
@@ -229,7 +236,8 @@ class Scaling(Section):
     num_workers: Count | tuple[Count, Count] = Field(
         1,
         description="Data-parallel workers; or at least and at most, as in `[2, 8]`: training goes "
-        "on with those that the cluster has room for, and takes the same steps.",
+        "on with those that the cluster has room for, and takes the same steps. When room comes "
+        "it starts again from the latest checkpoint: set `training.checkpoint_steps`.",
         examples=["2", "[2, 8]"],
     )
     use_gpu: bool | Literal["auto"] = Field(
@@ -245,6 +253,11 @@ class Scaling(Section):
         description="Whether each worker holds the whole model (`ddp`), or they share out weights, "
         "gradients and optimizer state and send each other a layer at a time (`fsdp2`), for models "
         "that do not fit a GPU otherwise. The steps are the same; one worker alone shares nothing.",
+    )
+    max_failures: Annotated[int, Field(ge=-1)] = Field(
+        3,
+        description="Times, all in all, that training goes on from the latest checkpoint after it "
+        "lost a worker; -1 for any number. Machines that were announced to go do not count.",
     )
 
     @property

@@ -55,10 +55,13 @@ class TrainView(View):
                 rate = self.rate(event.step)
                 if self.is_line_due():
                     logger.info(
-                        "training step=%d/%d loss=%.4f steps_per_s=%.2f",
+                        "training step=%d/%d loss=%.4f learning_rate=%.3g grad_norm=%s "
+                        "steps_per_s=%.2f",
                         event.step,
                         event.num_steps,
                         event.loss,
+                        event.learning_rate,
+                        "none" if event.grad_norm is None else f"{event.grad_norm:.3g}",
                         rate,
                     )
             case Epoch():

@@ -37,17 +37,23 @@ METRICS: dict[Task, dict[str, bool]] = {
         "loss": False,
     },
 }
-HIGHER_IS_BETTER = {name: more for metrics in METRICS.values() for name, more in metrics.items()}
+# What takes longer, or says much the same: an epoch can be picked by these too.
+_OF_PROBABILITIES = {"weighted_f1": True, "brier": False, "roc_auc": True, "pr_auc": True}
+MORE_METRICS: dict[Task, dict[str, bool]] = {
+    "single_label": {"balanced_accuracy": True, "mcc": True, **_OF_PROBABILITIES},
+    "multi_label": _OF_PROBABILITIES,
+    "regression": {},
+}
+HIGHER_IS_BETTER = {
+    name: more
+    for metrics in (*METRICS.values(), *MORE_METRICS.values())
+    for name, more in metrics.items()
+}
 
-# What an evaluation gives beside them.
-_OF_PROBABILITIES = ("weighted_f1", "brier", "roc_auc", "pr_auc", "ece")
+# What an evaluation gives.
 EVALUATED: dict[Task, tuple[str, ...]] = {
-    "single_label": (
-        *METRICS["single_label"],
-        *("balanced_accuracy", "micro_f1", "mcc"),
-        *_OF_PROBABILITIES,
-    ),
-    "multi_label": (*METRICS["multi_label"], *_OF_PROBABILITIES),
+    "single_label": (*METRICS["single_label"], *MORE_METRICS["single_label"], "micro_f1", "ece"),
+    "multi_label": (*METRICS["multi_label"], *MORE_METRICS["multi_label"], "ece"),
     "regression": tuple(METRICS["regression"]),
 }
 

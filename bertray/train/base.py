@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from bertray import storage
@@ -12,7 +13,7 @@ from bertray.config import TrainModel
 from bertray.errors import ConfigError, ModelError
 from bertray.model.bundle import PROBLEM_TYPES, check_positions
 from bertray.model.cache import digest_of, fetch, fetch_same
-from bertray.model.heads import Head, load_classifier, set_dropout
+from bertray.model.heads import Head, head_modules, load_classifier, set_dropout
 from bertray.model.pretrained import (
     LONGEST,
     load_tokenizer,
@@ -99,7 +100,8 @@ def load_base(
 ) -> PreTrainedModel:
     """The encoder with a head for ``labels``, on the CPU in float32; ``seed`` fills the head.
 
-    A head that the base brings along is kept if it has as many labels, else replaced.
+    A head that the base brings along is kept if it has as many labels, else replaced. Of the same
+    labels in another order it is brought into this one.
 
     Raises:
         ModelError: the family has no classifier, or encoder weights are missing, of other shapes
@@ -144,7 +146,21 @@ def load_base(
             f"{' and more' if len(lacking) > 4 else ''}; take a folder that holds the whole encoder"
         )
     check_positions(report, source=f"{KEY}={base.source}")
+    brought = read_config(folder, source=base.source, key=KEY).id2label or {}
+    _order_head(model, [str(name) for _, name in sorted(brought.items())], labels)
     return _with_dropout(model, base)
+
+
+def _order_head(model: PreTrainedModel, brought: Sequence[str], labels: Sequence[str]) -> None:
+    """Of a head that the base brought along let each label keep what was learnt of it."""
+    if brought == list(labels) or sorted(brought) != sorted(labels):
+        return
+    order = [brought.index(label) for label in labels]
+    layers = [one for one in head_modules(model) if isinstance(one, nn.Linear)]
+    last = [one for one in layers if one.out_features == len(labels)][-1]
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.copy_(parameter[order].clone())
 
 
 def load_checkpoint(folder: Path, base: Base) -> PreTrainedModel:

@@ -1,11 +1,13 @@
 """A training whose inputs have been checked: model, data, labels, settings. No cluster yet."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
 from bertray.config import TrainConfig
+from bertray.config.section import Section
 from bertray.errors import ConfigError
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, open_bundle
@@ -22,6 +24,8 @@ from bertray.train.optim import parameter_groups
 from bertray.train.search import draw
 from bertray.train.teacher import KEY as TEACHER
 from bertray.train.teacher import Teacher, make_teacher
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,15 @@ def prepare(config: TrainConfig) -> Job | None:
     found = folder.find_equal(output.path, lineage, base=config.model.base, replace=output.replace)
     if found is not None:
         return None
+    for section, key in (
+        ("augmentation", "methods"),
+        ("distillation", "teacher"),
+        ("search", "keys"),
+    ):
+        if unheeded := _unheeded(getattr(config, section), key):
+            logger.warning(
+                "%s.%s is for %s.%s, which is not given", section, unheeded, section, key
+            )
     training = config.training
     labelled = read_labels(shards, config.data, seed=training.seed, task=training.task)
     metric = metric_of(training, labelled.task)
@@ -96,6 +109,15 @@ def prepare(config: TrainConfig) -> Job | None:
             load_rewrite(augmenter, method)
     job.teacher_on("cpu")  # whether it fits is looked at here
     return job
+
+
+def _unheeded(section: Section, key: str) -> str | None:
+    """A setting that was made, though the one that it is for was not."""
+    if getattr(section, key):
+        return None
+    fields = type(section).model_fields
+    made = [one for one in fields if getattr(section, one) != fields[one].default]
+    return next((one for one in made if one != key), None)
 
 
 def trial_job(job: Job, config: TrainConfig) -> Job:

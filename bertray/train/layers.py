@@ -29,7 +29,7 @@ def freeze(model: PreTrainedModel, *, num_layers: int | None) -> None:
         parameter.requires_grad_(name not in fixed)
     if num_layers is None:
         return
-    layers = encoder_layers(model)
+    layers = encoder_layers(model) if num_layers else []
     if num_layers > len(layers):
         raise ConfigError(
             f"training.freeze_layers={num_layers}: the model has {len(layers)} layers"

@@ -260,6 +260,7 @@ class _Worker:
             predictions,
             self.validation.targets,
             task=job.task,
+            metric=job.metric,
             scale=job.scale,
             calibration=job.calibration,
         )

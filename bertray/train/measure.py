@@ -13,7 +13,12 @@ from bertray.evaluate.cutoffs import find_cutoffs
 from bertray.evaluate.metrics import (
     HIGHER_IS_BETTER,
     METRICS,
+    MORE_METRICS,
     classification_metrics,
+    label_areas,
+    mean_areas,
+    more_classification_metrics,
+    more_multi_label_metrics,
     multi_label_metrics,
     regression_metrics,
 )
@@ -45,7 +50,7 @@ def metric_of(training: Training, task: Task) -> str:
     Raises:
         ConfigError: the task has no such metric.
     """
-    known = list(METRICS[task])
+    known = [*METRICS[task], *MORE_METRICS[task]]
     metric = training.metric or known[0]
     if metric not in known:
         raise ConfigError(
@@ -75,10 +80,11 @@ def measure(
     targets: np.ndarray,
     *,
     task: Task,
+    metric: str = "loss",
     scale: Scale | None = None,
     calibration: CalibrationMethod = "none",
 ) -> Measured:
-    """Measure, and fit to these rows what there is to fit.
+    """Measure, ``metric`` too, and fit to these rows what there is to fit.
 
     What is fitted is measured on the very rows it was fitted to, and so a little too good for
     labels that few rows have; `bertray evaluate` on other rows tells.
@@ -91,10 +97,25 @@ def measure(
         found = fit_calibration(p, targets, method=calibration, task=task)
         p = calibrated(p, found, task=task)
     if task == "single_label":
-        metrics, cutoffs = classification_metrics(predictions, targets), find_cutoffs(p, targets)
-        return Measured(metrics, calibration=found, cutoffs=cutoffs)
+        metrics = classification_metrics(predictions, targets)
+        if metric not in metrics:
+            more = more_classification_metrics(predictions, targets)
+            metrics[metric] = _one_of(more, metric, predictions, targets)
+        return Measured(metrics, calibration=found, cutoffs=find_cutoffs(p, targets))
     thresholds = tuple(tune_thresholds(predictions, targets))
     metrics = multi_label_metrics(predictions, targets, thresholds)
+    if metric not in metrics:
+        more = more_multi_label_metrics(predictions, targets, thresholds)
+        metrics[metric] = _one_of(more, metric, predictions, targets)
     if found is not None:
         thresholds = move_thresholds(thresholds, found)
     return Measured(metrics, thresholds, found)
+
+
+def _one_of(
+    more: Mapping[str, float], metric: str, predictions: np.ndarray, targets: np.ndarray
+) -> float:
+    """A metric of these, or an area; 0 where all rows agree in each label, and there is none."""
+    if metric in more:
+        return more[metric]
+    return mean_areas(label_areas(predictions, targets)).get(metric, 0.0)

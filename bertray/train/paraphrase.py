@@ -199,6 +199,11 @@ class _Translator:
 
     def __init__(self, folder: Path, *, source: str) -> None:
         self._tokenizer = _tokenizer(folder, key=TRANSLATION_KEY)
+        if hasattr(self._tokenizer, "src_lang"):
+            raise ModelError(
+                f"{TRANSLATION_KEY}: {source} must be told the languages, which nothing here does; "
+                "name a model of one direction, such as Helsinki-NLP/opus-mt-en-de"
+            )
         self._model = _load(AutoModelForSeq2SeqLM, folder, source=source, key=TRANSLATION_KEY)
         self._max_length = longest_input(self._model.config, self._tokenizer)
 

@@ -30,7 +30,7 @@ from bertray.train.precision import Precision
 # What a pass of forward and backward takes beside its tokens, in the time of so many: measured on
 # two cores (MiniLM, 25 ms); on a GPU, where fewer tokens leave it idle.
 PASS_TOKENS = {"cpu": 64, "cuda": 4096}
-ROWS_NAMED = 8  # in a message; a batch may have hundreds
+ROWS_NAMED = 32  # in a message; a batch may have hundreds
 
 
 class NonFiniteLossError(DataError):
@@ -116,7 +116,7 @@ def train_steps(
         passes += [(batch[:1], 0.0)] * (num_passes - len(passes))
         num_rows = loss.num_rows(examples.targets[batch])
         optimizer.zero_grad()
-        total = torch.zeros((), device=device)
+        losses_of_passes = []
         for place, (some, weight) in enumerate(passes, start=1):
             sequences = examples.sequences_of(some)
             inputs = collate(examples.encoded, sequences, pad_token_id=pad_token_id, device=device)
@@ -130,14 +130,18 @@ def train_steps(
                 logits_BC = pool_windows(logits_SC, num_windows[some], aggregate=aggregate)
                 found = weight * loss.of_rows(logits_BC, targets, teacher_BC)
                 torch.autograd.backward(precision.scale(found * (world_size / num_rows)))
-            total += found.detach()
+            losses_of_passes.append(found.detach())
         precision.unscale(optimizer)
         grad_norm = clip_gradients(model, max_grad_norm)
+        total = torch.stack(losses_of_passes).sum() if passes else torch.zeros((), device=device)
         losses = _of_all_ranks(total, world_size=world_size)
         if not np.isfinite(losses if precision.may_overflow else [*losses, grad_norm]).all():
-            guilty = [
-                share for share, value in zip(shares, losses, strict=True) if not np.isfinite(value)
+            own = [
+                some
+                for (some, weight), value in zip(passes, losses_of_passes, strict=True)
+                if weight and not value.isfinite()
             ]
+            guilty = _lists_of_all_ranks(own, world_size=world_size)
             raise NonFiniteLossError(
                 f"step {number} of {num_steps}: the loss is {sum(losses) / num_rows}, its "
                 f"gradient's norm {grad_norm}; the optimizer step was not taken. Rows: "
@@ -261,6 +265,14 @@ def _of_all_ranks(value: Tensor, *, world_size: int) -> list[float]:
     gathered = [torch.empty_like(value) for _ in range(world_size)]
     dist.all_gather(gathered, value)
     return [float(one) for one in gathered]
+
+
+def _lists_of_all_ranks(own: list[np.ndarray], *, world_size: int) -> list[np.ndarray]:
+    if world_size == 1:
+        return own
+    gathered: list[list[np.ndarray]] = [[] for _ in range(world_size)]
+    dist.all_gather_object(gathered, own)
+    return [rows for ranks_own in gathered for rows in ranks_own]
 
 
 def _named(row_ids: np.ndarray, pieces: Sequence[Piece]) -> str:

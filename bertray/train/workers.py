@@ -3,6 +3,7 @@
 import heapq
 import logging
 import math
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -44,7 +45,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILURES = 3  # times that a lost worker sends all of them back to the last epoch
+# Of a GPU, as torch says it, and of a node, as Ray does of a process that it killed.
+OUT_OF_MEMORY = re.compile("out of memory|running low on memory", re.IGNORECASE)
 RAY_UNITS = 10_000  # of a CPU: what Ray counts shares of one in, to the nearest
 CPU_SHARE = 0.8  # of the cluster that workers reserve on CPU; the rest is for Ray's own tasks
 
@@ -207,7 +209,7 @@ def run_config(job: Job) -> RunConfig:
         name=folder.run_name(job.lineage),
         storage_path=path,
         storage_filesystem=None if storage.is_local(output) else remote,
-        failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        failure_config=FailureConfig(max_failures=job.config.scaling.max_failures),
         checkpoint_config=CheckpointConfig(
             num_to_keep=1,
             checkpoint_score_attribute=loop.SCORE,
@@ -229,6 +231,7 @@ def train_on_workers(
 
     Raises:
         DataError: the loss came to be not finite.
+        ConfigError: a worker ran out of memory.
         BertrayError: the workers failed; of an error of ours that one.
     """
     events = queue_here()
@@ -262,14 +265,26 @@ def fit(
         for failure in failures:
             if isinstance(failure, BertrayError):
                 raise failure from error
-        said = str(failures[0] if failures else error).strip().splitlines()
+        for failure in failures:
+            if OUT_OF_MEMORY.search(str(failure)):
+                raise ConfigError(
+                    f"training ran out of memory: {_last_line(failure)}; raise "
+                    "training.accumulation_steps (the same steps in smaller passes), set "
+                    "training.gradient_checkpointing=true, lower model.max_length, or take "
+                    "scaling.strategy=fsdp2 and more workers"
+                ) from error
         raise BertrayError(
-            f"training failed {MAX_FAILURES + 1} times: {said[-1] if said else error}; "
-            "the same command goes on after the last epoch that was done"
+            f"training failed: {_last_line(failures[0] if failures else error)}; "
+            "the same command goes on after the latest checkpoint"
         ) from error
     if stopped := result.return_value:  # type: ignore[attr-defined]  # v2's own
         raise DataError(stopped)
     return result
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
 
 
 def in_background(

@@ -208,7 +208,8 @@ def run_rank(make: Callable[..., Trainer], folder: Path, strategy: str, rank: in
         dropout_losses=dropout_losses(make, folder / f"{strategy}-dropout"),
         resumed_losses=losses_of(without_dropout(make(checkpoint=folder / "one")), 1, 2),
         hard_losses=hard_losses(make()),
-        lower_losses=lower_losses(make()),
+        lower_losses=lower_losses(make(), "bfloat16"),
+        half_losses=lower_losses(make(), "float16"),
     )
     next(trainer.bare.parameters()).data.fill_(float("nan"))
     try:
@@ -253,7 +254,7 @@ def hard_losses(trainer: Trainer) -> list[float]:
     return losses
 
 
-def lower_losses(trainer: Trainer) -> list[float]:
-    """In bfloat16, where a last bit of a weight may come to change the second digit of a loss."""
-    trainer.precision = Precision("bfloat16", torch.device("cpu"))
+def lower_losses(trainer: Trainer, name: Name) -> list[float]:
+    """In two bytes, where a last bit of a weight may come to change the second digit of a loss."""
+    trainer.precision = Precision(name, torch.device("cpu"))
     return losses_of(trainer, 0)

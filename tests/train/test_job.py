@@ -16,6 +16,7 @@ from bertray.config import TrainConfig, TrainModel, load_config
 from bertray.errors import ConfigError, ModelError, OutputError
 from bertray.model.bundle import open_bundle
 from bertray.model.manifest import read_manifest
+from bertray.model.pretrained import load_tokenizer
 from bertray.text.long import LongText
 from bertray.train import lineage as folder
 from bertray.train.base import load_base, open_base
@@ -82,6 +83,35 @@ def finish(config: TrainConfig, tmp_path: Path) -> Job:
     write_bundle(made, weights=weights, job=job, summary=summary)
     folder.publish(made, config.output.path)
     return job
+
+
+def test_settings_for_something_that_was_not_asked_for_are_told(
+    config: TrainConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready(config)
+    assert caplog.messages == []
+    ready(changed(config, augmentation={"num_copies": 2}, search={"num_trials": 3}))
+    assert caplog.messages == [
+        "augmentation.num_copies is for augmentation.methods, which is not given",
+        "search.num_trials is for search.keys, which is not given",
+    ]
+
+
+def test_a_head_of_the_same_labels_in_another_order_goes_on_with_what_it_knows(
+    classifier_folder: Path, tmp_path: Path
+) -> None:
+    base = open_base(TrainModel(base=str(classifier_folder)))
+    there = load_base(base, labels=("yes", "no"), seed=0)
+    there.save_pretrained(tmp_path / "other")
+    load_tokenizer(classifier_folder).save_pretrained(tmp_path / "other")
+    base = open_base(TrainModel(base=str(tmp_path / "other")))
+    here = load_base(base, labels=("no", "yes"), seed=0)
+    assert here.config.id2label == {0: "no", 1: "yes"}
+    for parameter in ("weight", "bias"):
+        before, after = (getattr(one.classifier, parameter) for one in (there, here))
+        assert torch.equal(after, before.flip(0))
+    other = load_base(base, labels=("maybe", "no"), seed=0)
+    assert torch.equal(other.classifier.weight, there.classifier.weight)
 
 
 def test_a_finished_bundle_is_returned_at_once(config: TrainConfig, tmp_path: Path) -> None:

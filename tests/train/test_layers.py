@@ -65,6 +65,8 @@ def test_a_model_whose_layers_cannot_be_told_apart_is_an_error(config: Pretraine
     model = AutoModelForSequenceClassification.from_config(config)
     with pytest.raises(ConfigError, match=rf"the 3 layers of {config.model_type} cannot be told"):
         freeze(model, num_layers=1)
+    freeze(model, num_layers=0)  # the embeddings alone need no layers
+    assert not all(value.requires_grad for value in model.parameters())
 
 
 def test_what_a_family_does_not_train_stays_so_in_a_model_that_was_loaded(tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ import pytest
 from bertray.config import Training
 from bertray.errors import ConfigError
 from bertray.evaluate.calibration import calibrated
-from bertray.evaluate.metrics import METRICS
+from bertray.evaluate.metrics import (
+    METRICS,
+    MORE_METRICS,
+    label_areas,
+    mean_areas,
+    more_classification_metrics,
+    more_multi_label_metrics,
+)
 from bertray.evaluate.thresholds import tune_thresholds
 from bertray.schema import Scale, Task, has_labels
 from bertray.train.measure import check_calibration, measure, metric_of
@@ -18,12 +25,32 @@ from bertray.train.measure import check_calibration, measure, metric_of
 )
 def test_each_task_has_a_metric_of_its_own_and_refuses_anothers(task: Task, first: str) -> None:
     assert metric_of(Training(), task) == first
-    for metric in METRICS[task]:
+    own = {*METRICS[task], *MORE_METRICS[task]}
+    for metric in own:
         assert metric_of(Training(metric=metric), task) == metric
-    others = {name for metrics in METRICS.values() for name in metrics} - set(METRICS[task])
+    others = {name for metrics in METRICS.values() for name in metrics} - own
     for metric in others:
         with pytest.raises(ConfigError, match=f"training\\.metric={metric}: .*{first}"):
             metric_of(Training(metric=metric), task)
+
+
+def test_an_epoch_can_be_picked_by_what_an_evaluation_says() -> None:
+    random = np.random.default_rng(0)
+    ids = random.integers(0, 3, 60)
+    p = random.dirichlet(np.ones(3), 60)
+    has_label = random.random((60, 3)) < 0.4
+    said = more_classification_metrics(p, ids) | mean_areas(label_areas(p, ids))
+    for metric in MORE_METRICS["single_label"]:
+        found = measure(p, ids, task="single_label", metric=metric).metrics
+        assert list(found) == [*METRICS["single_label"], metric]
+        assert found[metric] == said[metric]
+    for metric in MORE_METRICS["multi_label"]:
+        made = measure(p, has_label, task="multi_label", metric=metric)
+        said = more_multi_label_metrics(p, has_label, made.thresholds)
+        said |= mean_areas(label_areas(p, has_label))
+        assert made.metrics[metric] == said[metric]
+    of_one = measure(p, np.zeros(60, int), task="single_label", metric="roc_auc")
+    assert of_one.metrics["roc_auc"] == 0
 
 
 def test_independent_labels_are_measured_at_the_thresholds_that_are_kept() -> None:

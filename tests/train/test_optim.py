@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from bertray.config import Optim
-from bertray.train.optim import make_schedule, parameter_groups
+from bertray.train.optim import make_optimizer, make_schedule, parameter_groups
 
 SMALL = {
     "vocab_size": 30,
@@ -34,6 +34,10 @@ def test_biases_and_norms_get_no_weight_decay_and_all_else_does(
         name for name in names.values() if name.endswith("bias") or "LayerNorm" in name
     }
     assert len(decayed["params"]) + len(free["params"]) == len(names)
+
+
+def test_one_kernel_updates_all_parameters(model: BertForSequenceClassification) -> None:
+    assert make_optimizer(model, Optim()).defaults["fused"]
 
 
 def test_frozen_parameters_are_left_out(model: BertForSequenceClassification) -> None:

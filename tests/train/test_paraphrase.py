@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import NllbTokenizer
 
 from bertray.errors import ModelError
 from bertray.train.paraphrase import SENTENCE_END, BackTranslation, MaskedModel, _apart
@@ -128,3 +129,13 @@ def test_a_model_of_another_kind_is_refused_by_its_setting(
         BackTranslation((translation_folders[0], classifier_folder), sources=("x", "y"))
     with pytest.raises(ModelError, match=r"masked_model=x: needs a mask token"):
         MaskedModel(translation_folders[0], source="x")
+
+
+def test_a_translation_model_of_many_languages_is_refused(
+    tmp_path: Path, translation_folders: tuple[Path, Path]
+) -> None:
+    words = ["<s>", "<pad>", "</s>", "<unk>", "film"]
+    vocabulary = {word: place for place, word in enumerate(words)}
+    NllbTokenizer(vocab=vocabulary, merges=[]).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"translation_models: y must be told the languages"):
+        BackTranslation((translation_folders[0], tmp_path), sources=("x", "y"))

@@ -164,6 +164,19 @@ def test_a_loss_that_is_no_number_stops_before_the_optimizer_step_and_names_its_
     assert torch.equal(trainer.bare.classifier.weight, before)
 
 
+def test_of_a_step_without_a_number_the_rows_of_the_pass_that_has_none_are_named(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    trainer = Trainer(base, make_examples(GLOBAL_BATCH))
+    trainer.accumulation_steps = GLOBAL_BATCH  # a row a pass
+    guilty = 2
+    ids, offsets = trainer.examples.encoded.input_ids, trainer.examples.encoded.offsets
+    ids[offsets[guilty] + 1] = token = 41  # that no other row has
+    trainer.bare.bert.embeddings.word_embeddings.weight.data[token] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"Rows: 1006\. Lower"):
+        trainer.epoch(0)
+
+
 def test_predictions_that_are_no_numbers_are_an_error(
     base: Base, make_examples: Callable[..., Examples]
 ) -> None:

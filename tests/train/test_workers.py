@@ -82,6 +82,19 @@ def test_any_other_failure_says_in_one_line_how_to_go_on() -> None:
         fit_with(WorkerGroupError("long story", {0: RuntimeError(story)}))
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB",
+        "The worker died.\nTask was killed due to the node running low on memory.",
+    ],
+)
+def test_a_worker_out_of_memory_says_which_settings_take_less(said: str) -> None:
+    failures: dict[int, Exception] = {0: RuntimeError("gloo"), 1: RuntimeError(said)}
+    with pytest.raises(ConfigError, match=r"memory.*; raise training\.accumulation_steps"):
+        fit_with(WorkerGroupError("long story", failures))
+
+
 def test_the_best_epoch_has_the_best_score_and_what_is_within_one_has_none(tmp_path: Path) -> None:
     scores = {"a": {SCORE: -0.5}, "b": {SCORE: -0.4}, "within": {}}
     pairs = [(Checkpoint(str(tmp_path / name)), told) for name, told in scores.items()]
