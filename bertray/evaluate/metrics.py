@@ -60,6 +60,8 @@ EVALUATED: dict[Task, tuple[str, ...]] = {
 # The least probability that the loss takes a logarithm of: float32 rounds smaller ones to 0.
 LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
 
+COMPARED_AT_ONCE = 1 << 22  # probabilities, 32 MB of them
+
 
 def classification_metrics(probabilities: np.ndarray, label_ids: np.ndarray) -> dict[str, float]:
     """Metrics of single-label predictions.
@@ -188,10 +190,14 @@ def lrap_of_rows(probabilities: np.ndarray, has_label: np.ndarray) -> np.ndarray
     takes minutes for as many rows as this takes seconds for. Rows without a label have 1.
     """
     total = np.zeros(len(has_label))
-    for label in range(has_label.shape[1]):
-        as_high = probabilities >= probabilities[:, label, None]
-        share = (as_high & has_label).sum(axis=1) / as_high.sum(axis=1)
-        total += share * has_label[:, label]
+    rows, labels = np.nonzero(has_label)
+    at_once = max(COMPARED_AT_ONCE // has_label.shape[1], 1)
+    for first in range(0, len(rows), at_once):
+        some = rows[first : first + at_once]
+        own = probabilities[some, labels[first : first + at_once]]
+        as_high = probabilities[some] >= own[:, None]
+        share = (as_high & has_label[some]).sum(axis=1) / as_high.sum(axis=1)
+        total += np.bincount(some, weights=share, minlength=len(total))
     num_labels = has_label.sum(axis=1)
     return np.where(num_labels > 0, total / np.maximum(num_labels, 1), 1.0)
 

@@ -5,8 +5,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+
+TOKENS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,22 @@ def rows_from(encoded: Encoded, least: int) -> np.ndarray:
 
 def take(encoded: Encoded, rows: np.ndarray) -> Encoded:
     """Some rows, in the order of ``rows``."""
-    lengths = encoded.lengths[rows]
-    tokens = positions_of(encoded.offsets[rows], lengths)
-    segments = encoded.token_type_ids
-    return Encoded(
-        input_ids=encoded.input_ids[tokens],
-        offsets=offsets_of(lengths),
-        token_type_ids=None if segments is None else segments[tokens],
+    lengths, segments = encoded.lengths[rows], encoded.token_type_ids
+    offsets = offsets_of(lengths)
+    taken = Encoded(
+        input_ids=np.empty(offsets[-1], encoded.input_ids.dtype),
+        offsets=offsets,
+        token_type_ids=None if segments is None else np.empty(offsets[-1], segments.dtype),
     )
+    # Where a token stands takes several times the memory of the token.
+    cuts = np.searchsorted(offsets, np.arange(0, offsets[-1], TOKENS_AT_ONCE))
+    for first, last in pairwise([*np.unique(cuts), len(rows)]):
+        tokens = positions_of(encoded.offsets[rows[first:last]], lengths[first:last])
+        place = slice(offsets[first], offsets[last])
+        taken.input_ids[place] = encoded.input_ids[tokens]
+        if segments is not None and taken.token_type_ids is not None:
+            taken.token_type_ids[place] = segments[tokens]
+    return taken
 
 
 def concatenate(parts: Sequence[Encoded]) -> Encoded:

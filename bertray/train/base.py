@@ -22,6 +22,7 @@ from bertray.model.pretrained import (
     quiet,
     read_config,
 )
+from bertray.model.steady import make_steady
 from bertray.schema import Task
 from bertray.text.long import TRUNCATE, LongText, check_long_text
 
@@ -148,7 +149,7 @@ def load_base(
     check_positions(report, source=f"{KEY}={base.source}")
     brought = read_config(folder, source=base.source, key=KEY).id2label or {}
     _order_head(model, [str(name) for _, name in sorted(brought.items())], labels)
-    return _with_dropout(model, base)
+    return _as_wanted(model, base)
 
 
 def _order_head(model: PreTrainedModel, brought: Sequence[str], labels: Sequence[str]) -> None:
@@ -167,10 +168,12 @@ def load_checkpoint(folder: Path, base: Base) -> PreTrainedModel:
     """A model that training itself saved of ``base``, on the CPU in float32."""
     with quiet():
         model, _ = load_classifier(folder, head=base.head, dtype=torch.float32)
-    return _with_dropout(model, base)
+    return _as_wanted(model, base)
 
 
-def _with_dropout(model: PreTrainedModel, base: Base) -> PreTrainedModel:
+def _as_wanted(model: PreTrainedModel, base: Base) -> PreTrainedModel:
+    """With the dropout that is wanted, and each batch taken as scoring takes it."""
+    make_steady(model)
     if base.classifier_dropout is not None:
         set_dropout(model, base.classifier_dropout)
     return model

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
-from ray.data import DataContext, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 from bertray import cluster, storage
 from bertray.config import TrainData
@@ -27,13 +28,14 @@ from bertray.text.ragged import Encoded, offsets_of, positions_of, take
 from bertray.train.augment import Augmenter, choose_rows, count_by_method, make_copies
 from bertray.train.base import Base, folder_of
 from bertray.train.examples import Examples, select
-from bertray.train.labels import Labelled, Piece
+from bertray.train.labels import PIECE_ROWS, Labelled, Piece, unreadable
 from bertray.train.teacher import Teacher, teach
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_TOKENIZER = 50_000  # below so many, starting another process takes longer than it saves
-ROWS_TO_COPY = "rows_to_copy"
+ROWS_PER_MODEL = 1_024  # that runs on CPU: so few that all CPUs share the work to its end
+ROWS, ROWS_TO_COPY = "rows", "rows_to_copy"
 TOKENIZER_CPUS = 0.8  # the rest lets Ray Data's own tasks run on a small machine
 
 
@@ -45,7 +47,7 @@ def encode(
     augmenter: Augmenter | None,
     teacher: Teacher | None,
     num_cpus: float,
-    num_gpus: float,
+    num_gpus: int,
 ) -> tuple[Examples, Examples, dict[str, int]]:
     """Read, augment and tokenize all texts on the cluster.
 
@@ -59,7 +61,7 @@ def encode(
         augmenter: makes copies of training rows; None for no copies.
         teacher: says its logits of each row and copy; None without one.
         num_cpus: of the cluster.
-        num_gpus: that a task which runs models takes.
+        num_gpus: that models which rewrite or teach may run on, each on one; 0 for CPUs.
 
     Returns:
         The rows for training with their copies, each after its row; the rows for validation; and
@@ -69,35 +71,47 @@ def encode(
         DataError: no training row, or no validation row, has a text.
     """
     num_rows = len(labelled.targets)
-    wanted = len(labelled.pieces)
+    runs_models = teacher is not None or (augmenter is not None and augmenter.runs_models)
+    most_rows = ROWS_PER_MODEL if runs_models and not num_gpus else PIECE_ROWS
+    items = list(pieces_to_read(labelled, augmenter, most_rows=most_rows if runs_models else None))
+    wanted = len(items)
     if augmenter is None and teacher is None:
         wanted = min(-(-num_rows // ROWS_PER_TOKENIZER), wanted)
-    DataContext.get_current().enable_progress_bars = False
-    dataset = ray.data.from_items(
-        list(pieces_to_read(labelled, augmenter)), override_num_blocks=len(labelled.pieces)
-    ).map_batches(
-        tokenize,  # type: ignore[arg-type]  # Ray knows no batch type but all of them
-        fn_kwargs={
-            "base": base,
-            "columns": [data.text, *filter(None, [data.text_pair])],
-            "augmenter": augmenter,
-            "teacher": teacher,
-        },
-        batch_size=1,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        compute=TaskPoolStrategy(size=max(min(wanted, int(num_cpus)), 1)),
-        # Without a CPU now its nodes have yet to come.
-        num_cpus=min(TOKENIZER_CPUS, num_cpus / 2 or TOKENIZER_CPUS),
-        num_gpus=num_gpus or None,
-    )
+    settings = {
+        "base": base,
+        "columns": [data.text, *filter(None, [data.text_pair])],
+        "augmenter": augmenter,
+        "teacher": teacher,
+    }
+    how: dict[str, Any] = {
+        "fn": tokenize,
+        "fn_kwargs": settings,
+        "compute": TaskPoolStrategy(size=max(min(wanted, int(num_cpus)), 1)),
+    }
+    if num_gpus:
+        how = {
+            "fn": StayingTokenizer,
+            "fn_constructor_kwargs": settings,
+            "compute": ActorPoolStrategy(min_size=1, max_size=min(wanted, num_gpus)),
+            "num_gpus": 1,
+        }
+    with DataContext.current(_context()):
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            batch_size=1,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            # Without a CPU now its nodes have yet to come.
+            num_cpus=min(TOKENIZER_CPUS, num_cpus / 2 or TOKENIZER_CPUS),
+            **how,
+        )
     blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     tables = list(cluster.unwrapped(iter(blocks)))  # Ray Data hands on no empty ones
     if not tables:
         raise _no_text("data.train", data)
     table = pa.concat_tables(tables)
-    examples = in_row_order(table, labelled.targets)
     numbers = table.column("copy").to_numpy()[table.column("window").to_numpy() == 0]
+    examples = in_row_order(table, labelled.targets)
+    del table, tables  # as large as the examples
     if num_dropped := num_rows - int((numbers == 0).sum()):
         logger.warning("rows without text are left out num_rows=%d of=%d", num_dropped, num_rows)
     held_out = labelled.is_validation[examples.row_ids]
@@ -109,6 +123,27 @@ def encode(
         select(examples, np.flatnonzero(held_out)),
         count_by_method(numbers, augmenter) if augmenter is not None else {},
     )
+
+
+def _context() -> DataContext:
+    """How Ray Data is to run this; the process's own settings are left as they are."""
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # in its place Ray sends one without the cause
+    # A model may keep all CPUs busy with a piece each for longer than Ray waits, half an hour.
+    context.execution_no_progress_timeout_s = cluster.HANG_S
+    return context
+
+
+class StayingTokenizer:
+    """`tokenize` in a process that stays: Ray ends a task's that had a GPU, with its models."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Pieces in, sequences out."""
+        return tokenize(batch, **self._settings)
 
 
 def tokenize(
@@ -127,7 +162,8 @@ def tokenize(
     tables = []
     for row in batch.to_pylist():
         chosen = np.array(row.pop(ROWS_TO_COPY, []), np.int64)
-        row_ids, texts = _read_texts(Piece(**row), columns)
+        first, num_rows = row.pop(ROWS)
+        row_ids, texts = _read_texts(Piece(**row), columns, first=first, num_rows=num_rows)
         numbers = np.zeros(len(row_ids), np.int64)
         if augmenter is not None:
             row_ids, numbers, texts = _with_copies(row_ids, texts, chosen, augmenter)
@@ -136,14 +172,23 @@ def tokenize(
     return pa.concat_tables(tables)
 
 
-def pieces_to_read(labelled: Labelled, augmenter: Augmenter | None) -> Iterator[dict[str, Any]]:
-    """What Ray Data hands out: each piece, with the row ids in there that are to have copies."""
+def pieces_to_read(
+    labelled: Labelled, augmenter: Augmenter | None = None, *, most_rows: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """What Ray Data hands out: pieces, or runs of rows in them, of ``most_rows`` at most each.
+
+    With the row ids in there that are to have copies.
+    """
     chosen = np.zeros(0, np.int64) if augmenter is None else choose_rows(labelled, augmenter)
     starts = [*(piece.first_row for piece in labelled.pieces), len(labelled.targets)]
-    bounds = np.searchsorted(chosen, starts)
-    for place, piece in enumerate(labelled.pieces):
-        rows = chosen[bounds[place] : bounds[place + 1]]
-        yield asdict(piece) | ({} if augmenter is None else {ROWS_TO_COPY: rows.tolist()})
+    for piece, (start, end) in zip(labelled.pieces, pairwise(starts), strict=True):
+        for first in range(start, end, most_rows or end - start):
+            last = min(first + (most_rows or end - start), end)
+            item = asdict(piece) | {ROWS: [first - start, last - first]}
+            if augmenter is not None:
+                bounds = np.searchsorted(chosen, [first, last])
+                item[ROWS_TO_COPY] = chosen[slice(*bounds)].tolist()
+            yield item
 
 
 @cache
@@ -154,21 +199,27 @@ def _encoder(base: Base) -> RowEncoder:
     )
 
 
-def _read_texts(piece: Piece, columns: Sequence[str]) -> tuple[np.ndarray, list[list[str]]]:
-    """Row ids and texts of the rows that have a text in each column, and one that can be read."""
+def _read_texts(
+    piece: Piece, columns: Sequence[str], *, first: int, num_rows: int
+) -> tuple[np.ndarray, list[list[str]]]:
+    """Row ids and texts of the rows that have a text in each column, and one that can be read.
+
+    Of so many rows from ``first`` on, counted within the piece.
+    """
     row_groups = range(piece.first_row_group, piece.first_row_group + piece.num_row_groups)
     try:
         with storage.open_input(piece.uri) as file:
             shard = pq.ParquetFile(file, page_checksum_verification=True)
             table = shard.read_row_groups(list(row_groups), columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{piece.uri}: cannot be read: {error}; write it anew") from error
+        raise unreadable(piece.uri, error) from error
+    table = table.slice(first, num_rows)
     texts = [as_column(table.column(name)) for name in columns]
     filled = np.ones(table.num_rows, bool)
     for column in texts:
         filled &= ~(is_null(column) | is_blank(column) | not_utf8(column))
     rows = np.flatnonzero(filled)
-    return piece.first_row + rows, [column.take(rows).to_pylist() for column in texts]
+    return piece.first_row + first + rows, [column.take(rows).to_pylist() for column in texts]
 
 
 def _with_copies(

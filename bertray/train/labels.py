@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from bertray import storage
 from bertray.config import TrainData
-from bertray.errors import DataError, SchemaError
+from bertray.errors import DataError, SchemaError, StorageError
 from bertray.schema import Scale, Task, check_column, check_label_column, check_text_column
 from bertray.storage import FileInfo
 from bertray.train.targets import (
@@ -202,7 +202,7 @@ def _read_shard(uri: str, data: TrainData, wanted: Task | Literal["auto"]) -> _L
             labels = normalized(column, task)
             footer = shard.metadata
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{uri}: cannot be read: {error}; write it anew or take it away") from error
+        raise unreadable(uri, error) from error
     if missing := num_missing(labels):
         what = "null or not finite" if task == "regression" else "null, blank or not valid UTF-8"
         raise DataError(
@@ -212,6 +212,13 @@ def _read_shard(uri: str, data: TrainData, wanted: Task | Literal["auto"]) -> _L
         )
     rows = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
     return _Labels(uri, task, labels, rows)
+
+
+def unreadable(uri: str, error: Exception) -> StorageError | DataError:
+    """What to say of a shard that could not be read: of the place it is in, or of itself."""
+    if storage.is_outage(error):
+        return StorageError(f"{uri}: cannot be reached: {storage.reason_of(error)}; run again")
+    return DataError(f"{uri}: cannot be read: {error}; write it anew or take it away")
 
 
 def _kind_of(shards: Sequence[_Labels], *, column: str) -> pa.DataType:

@@ -18,15 +18,17 @@ import torch
 from ray.train.collective import broadcast_from_rank_zero
 from ray.util.queue import Queue
 
-from bertray import cluster
+from bertray import cluster, storage
 from bertray.config import CalibrationMethod, Optim, Training
+from bertray.errors import OutputError
+from bertray.model.packed import ignores_padding
 from bertray.schema import Scale, Task
 from bertray.train.base import Base, load_base, load_checkpoint
 from bertray.train.examples import Examples
 from bertray.train.labels import Piece
 from bertray.train.layers import freeze, num_frozen
 from bertray.train.loss import Loss
-from bertray.train.measure import measure, score_of
+from bertray.train.measure import Measured, measure, score_of
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.parallel import Strategy, ddp_options, is_sharded, shard
 from bertray.train.plan import num_steps_per_epoch, plan_epoch
@@ -64,6 +66,7 @@ class WorkerJob:
         num_threads: torch threads on CPU; None for the node's cores shared out.
         max_workers: as many as there are at most.
         strategy: how several of them share the model.
+        marker: a file that the driver has put where checkpoints go.
         examples: an object of the pair of training and validation `Examples`.
     """
 
@@ -80,6 +83,7 @@ class WorkerJob:
     num_threads: int | None
     max_workers: int
     strategy: Strategy
+    marker: str
     examples: "ray.ObjectRef[tuple[Examples, Examples]]"
 
     @property
@@ -112,6 +116,11 @@ class _Worker:
 
     def __init__(self, job: WorkerJob, events: Queue, orders: Queue | None) -> None:
         self.job, self.events, self.orders = job, events, orders
+        if not storage.exists(job.marker):
+            raise OutputError(
+                f"output.path: {job.marker} is not to be seen on the worker's node; "
+                "give a folder or URI that all nodes see"
+            )
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         device = ray.train.torch.get_device()
@@ -140,6 +149,7 @@ class _Worker:
                 {"use_reentrant": False}
             )
         freeze(bare, num_layers=training.freeze_layers)
+        self.can_pad = ignores_padding(bare, pad_token_id=job.base.pad_token_id)
         if job.strategy == "fsdp2" and self.world_size > 1:
             shard(bare, device)
         else:
@@ -224,6 +234,7 @@ class _Worker:
             precision=self.precision,
             loss=job.loss,
             aggregate=job.base.long_text.aggregate,
+            can_pad=self.can_pad,
             # Fewer workers than there may be take more passes each, of no more rows.
             accumulation_steps=training.accumulation_steps * -(-job.max_workers // self.world_size),
             pieces=job.pieces,
@@ -241,7 +252,7 @@ class _Worker:
 
     def _validate(self) -> None:
         """End the epoch: measure the model, and add to the history."""
-        job, epoch = self.job, len(self.history)
+        job, training, epoch = self.job, self.job.training, len(self.history)
         predictions = predict(
             cast(torch.nn.Module, self.model),
             self.validation.encoded,
@@ -249,21 +260,17 @@ class _Worker:
             aggregate=job.base.long_text.aggregate,
             precision=self.precision,
             num_labels=len(job.labels),
-            max_tokens=job.training.per_device_batch_size * job.base.max_length,
+            # As many rows as a pass of training has at most.
+            max_tokens=-(-training.per_device_batch_size // training.accumulation_steps)
+            * job.base.max_length,
             pad_token_id=job.base.pad_token_id,
             rank=self.rank,
             world_size=self.world_size,
             task=job.task,
             scale=job.scale,
+            can_pad=self.can_pad,
         )
-        found = measure(
-            predictions,
-            self.validation.targets,
-            task=job.task,
-            metric=job.metric,
-            scale=job.scale,
-            calibration=job.calibration,
-        )
+        found = self._measure(predictions)
         taken = self.log[epoch * self.steps_per_epoch :]
         num_rows = sum(step.num_rows for step in taken)
         self.history.append(
@@ -280,6 +287,20 @@ class _Worker:
             )
         )
         self.seconds = 0.0
+
+    def _measure(self, predictions: np.ndarray) -> Measured:
+        """By rank 0, which tells the others: of many labels it takes minutes, and memory."""
+        job, found = self.job, None
+        if self.rank == 0:
+            found = measure(
+                predictions,
+                self.validation.targets,
+                task=job.task,
+                metric=job.metric,
+                scale=job.scale,
+                calibration=job.calibration,
+            )
+        return cast(Measured, found if self.world_size == 1 else broadcast_from_rank_zero(found))
 
     def _checkpoint(self) -> None:
         """Hand Ray Train a checkpoint; after an epoch, the score it is kept by with it.

@@ -121,7 +121,7 @@ def fine_tune(
         augmenter=job.augmenter,
         num_cpus=resources.num_cpus,
         teacher=job.teacher_on(device),
-        num_gpus=1 if workers.use_gpu and runs_models else 0,
+        num_gpus=max(int(resources.num_gpus), 1) if workers.use_gpu and runs_models else 0,
     )
     examples = ray.put((training, validation))
     runs = [

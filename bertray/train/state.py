@@ -88,7 +88,9 @@ def load_state(
     Returns:
         The epochs done, and the seconds that steps of the next one have taken already.
     """
-    state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    # Of what goes to a GPU no rank needs a copy of its own in memory before.
+    on_gpu = optimizer.param_groups[0]["params"][0].device.type != "cpu"
+    state = torch.load(folder / STATE, map_location="cpu", weights_only=True, mmap=on_gpu)
     scatter_state(optimizer, state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     precision.load_state_dict(state["precision"])

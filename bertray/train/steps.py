@@ -78,6 +78,7 @@ def train_steps(
     loss: Loss = CROSS_ENTROPY,
     aggregate: Aggregate = "mean",
     accumulation_steps: int = 1,
+    can_pad: bool = True,
     pieces: Sequence[Piece] = (),
 ) -> Iterator[Step]:
     """Take one optimizer step a batch of ``plan``, unless float16 overflows; yields after each.
@@ -87,7 +88,8 @@ def train_steps(
     ranks, over the rows of all ranks: after DDP has averaged the gradients they are those of the
     whole batch's mean loss, however unevenly the rows were dealt. A rank without rows takes part
     with weight zero, and so does one that is done with its passes before the others, if their model
-    is sharded.
+    is sharded. Where a model heeds padding, ``can_pad`` is False, and each pass has rows of one
+    length.
 
     Of a row in windows the logits are made one before the loss, as in scoring: what is trained is
     what is scored, each row counts once by its label, weight and focus, and a window that says
@@ -99,19 +101,20 @@ def train_steps(
     model.train()
     device = next(model.parameters()).device
     lengths, longest, num_windows = examples.lengths, examples.longest, examples.num_windows
-    pass_tokens = PASS_TOKENS[device.type]
+    pass_tokens = PASS_TOKENS[device.type] if can_pad else 0
+    counted = range(world_size) if is_sharded(model) else (rank,)  # whose passes one must know
     for number, batch in enumerate(plan, start=steps_done + 1):
         seed_step(seed, step=number, rank=rank)
         shares = deal(batch, lengths, num_ranks=world_size)
-        by_rank = [
-            [
+        by_rank = {
+            one: [
                 cut
-                for part in split_rows(rows, num_windows, num_parts=accumulation_steps)
+                for part in split_rows(shares[one], num_windows, num_parts=accumulation_steps)
                 for cut in cut_by_length(part, longest, num_windows, pass_tokens=pass_tokens)
             ]
-            for rows in shares
-        ]
-        num_passes = max(map(len, by_rank)) if is_sharded(model) else 1
+            for one in counted
+        }
+        num_passes = max(map(len, by_rank.values())) if is_sharded(model) else 1
         passes = [(some, 1.0) for some in by_rank[rank]]
         passes += [(batch[:1], 0.0)] * (num_passes - len(passes))
         num_rows = loss.num_rows(examples.targets[batch])
@@ -177,6 +180,7 @@ def predict(
     aggregate: Aggregate = "mean",
     task: Task = "single_label",
     scale: Scale | None = None,
+    can_pad: bool = True,
 ) -> np.ndarray:
     """Probabilities or scores of N rows; the ranks share the work, and each gets all of it.
 
@@ -193,6 +197,7 @@ def predict(
         aggregate: what makes one row's logits of its windows'.
         task: how the logits are read.
         scale: likewise.
+        can_pad: False where only sequences of one length may share a pass.
 
     Returns:
         float64 of shape (N, C).
@@ -204,7 +209,8 @@ def predict(
     bare.eval()
     device = next(bare.parameters()).device
     logits_SC = torch.zeros(len(encoded), num_labels, device=device)
-    batches = plan_batches(encoded.lengths, max_tokens=max_tokens)
+    max_padding = 1.0 if can_pad else 0.0
+    batches = plan_batches(encoded.lengths, max_tokens=max_tokens, max_padding=max_padding)
     own = batches[rank::world_size]
     num_calls = -(-len(batches) // world_size) if is_sharded(model) else len(own)
     for number in range(num_calls):
@@ -225,7 +231,7 @@ def predict(
     logits_NC = logits_SC
     if num_windows is not None:
         logits_NC = pool_windows(logits_SC, num_windows, aggregate=aggregate)
-    return read_logits(logits_NC.double().cpu(), task=task, scale=scale)
+    return read_logits(logits_NC.cpu().double(), task=task, scale=scale)
 
 
 def collate(

@@ -121,6 +121,7 @@ def plan_run(
         num_threads=scaling.num_threads,
         max_workers=scaling.max_workers,
         strategy=scaling.strategy,
+        marker=storage.join(storage.absolute(job.config.output.path), folder.OWNER),
         examples=examples,
     )
     return Run(worker_job, workers, run_config(job))

@@ -15,6 +15,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from bertray.evaluate import metrics as module
 from bertray.evaluate.metrics import (
     METRICS,
     brier_of_rows,
@@ -22,6 +23,7 @@ from bertray.evaluate.metrics import (
     classification_metrics,
     label_areas,
     label_table,
+    lrap_of_rows,
     mean_areas,
     more_classification_metrics,
     multi_label_metrics,
@@ -102,6 +104,18 @@ def test_label_ranking_by_hand() -> None:
     # Ranks of the true labels: 1 and 3 of the first row (mean of 1/1 and 2/3), 1, none, 1 and 2.
     expected = ((1 + 2 / 3) / 2 + 1 + 1 + 1) / 4
     assert multi_label_metrics(PROBABILITIES, TRUE, None)["lrap"] == pytest.approx(expected)
+
+
+def test_label_ranking_is_that_of_scikit_learn_however_much_is_compared_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random = np.random.default_rng(0)
+    has_label = random.random((200, 7)) < 0.3
+    probabilities = random.integers(0, 6, has_label.shape) / 5  # many are as high as each other
+    wanted = label_ranking_average_precision_score(has_label, probabilities)
+    assert lrap_of_rows(probabilities, has_label).mean() == pytest.approx(wanted)
+    monkeypatch.setattr(module, "COMPARED_AT_ONCE", 30)
+    assert lrap_of_rows(probabilities, has_label).mean() == pytest.approx(wanted)
 
 
 @given(seed=st.integers(0, 2**16), num_rows=st.integers(1, 9), num_labels=st.integers(1, 4))

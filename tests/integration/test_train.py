@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -325,6 +327,51 @@ def test_texts_that_are_all_blank_are_named(root: Path, write_shards: Callable[.
     blank = write_shards({"a": pa.table({"text": [" "] * 8, "label": ["neg", "pos"] * 4})})
     with pytest.raises(DataError, match=r"data\.train=.*: column 'text' has a text in none"):
         train(config(root, "blank", f"data.train={blank}"))
+
+
+def test_a_text_that_is_damaged_is_an_error_of_one_line(root: Path, tmp_path: Path) -> None:
+    shard = tmp_path / "damaged.parquet"
+    table = pa.table({"text": ["a good film"] * 8, "label": ["neg", "pos"] * 4})
+    plain = {"use_dictionary": False, "compression": "none", "write_page_checksum": True}
+    pq.write_table(table, shard, **plain)
+    shard.write_bytes(shard.read_bytes().replace(b"good", b"goop"))
+    with pytest.raises(DataError, match=r"damaged\.parquet: cannot be read: .*write it anew"):
+        train(config(root, str(tmp_path / "out"), f"data.train={shard}"))
+
+
+# The GPU is one in Ray's books alone.
+TAUGHT_BOTH_WAYS = """
+import sys
+import numpy as np, ray
+from bertray.config import TrainConfig, load_config
+from bertray.train import data
+from bertray.train.job import prepare
+
+job = prepare(load_config(TrainConfig, None, sys.argv[1:]))
+ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+data.ROWS_PER_MODEL = 10
+on_cpus, on_gpu = (
+    data.encode(job.labelled, data=job.config.data, base=job.base, augmenter=None,
+                teacher=job.teacher_on("cpu"), num_cpus=2, num_gpus=gpus)[0]
+    for gpus in (0, 1)
+)
+np.testing.assert_array_equal(on_gpu.row_ids, on_cpus.row_ids)
+np.testing.assert_array_equal(on_gpu.encoded.input_ids, on_cpus.encoded.input_ids)
+np.testing.assert_allclose(on_gpu.teacher_logits, on_cpus.teacher_logits, atol=1e-5)
+print("rows", len(on_gpu))
+"""
+
+
+def test_a_teacher_on_a_gpu_says_what_one_on_cpus_does(
+    root: Path, trained: tuple[TrainSummary, list[Event]], tmp_path: Path
+) -> None:
+    """Ray has other rules for processes with GPUs: one stays and keeps the model."""
+    words = words_of(root, str(tmp_path / "student"), f"distillation.teacher={root / 'two'}")
+    code = [sys.executable, "-c", TAUGHT_BOTH_WAYS, *words]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(code, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert f"rows {trained[0].num_rows}" in done.stdout
 
 
 def test_copies_are_trained_on_and_counted_and_validation_rows_have_none(

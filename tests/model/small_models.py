@@ -122,7 +122,14 @@ EVEN = {
     "fnet": FNetConfig(**COMMON),
     "nystromformer": NystromformerConfig(**COMMON),
     "xlnet": XLNetConfig(
-        vocab_size=120, d_model=32, n_layer=2, n_head=4, d_inner=48, num_labels=3, pad_token_id=0
+        vocab_size=120,
+        d_model=32,
+        n_layer=2,
+        n_head=4,
+        d_inner=48,
+        num_labels=3,
+        pad_token_id=0,
+        initializer_range=COMMON["initializer_range"],
     ),
 }
 PLAIN = {

@@ -1,7 +1,7 @@
 """Texts become token ids, each row's own, whoever tokenized it and in whatever order."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from bertray import storage
 from bertray.config import Augmentation, TrainData
+from bertray.errors import StorageError
+from bertray.storage.outage import UnreachableError
 from bertray.text.long import LongText
 from bertray.train.augment import count_by_method, open_augmenter
 from bertray.train.base import Base
@@ -30,8 +33,8 @@ def labelled_texts(folder: Path, **columns: str) -> Labelled:
 
 def tokenized(labelled: Labelled, base: Base, columns: list[str]) -> list[pa.Table]:
     return [
-        tokenize(pa.Table.from_pylist([asdict(piece)]), base=base, columns=columns)
-        for piece in labelled.pieces
+        tokenize(pa.Table.from_pylist([item]), base=base, columns=columns)
+        for item in pieces_to_read(labelled)
     ]
 
 
@@ -167,7 +170,26 @@ def test_a_text_column_that_goes_away_is_named(write_shards: Write, base: Base) 
         tokenized(labelled, base, ["text"])
 
 
-def test_copies_stand_behind_their_row_and_have_its_label(write_shards: Write, base: Base) -> None:
+@pytest.mark.parametrize("error", [UnreachableError("no answer"), PermissionError("not yours")])
+def test_a_place_that_cannot_be_read_from_is_not_the_shards_fault(
+    error: Exception, write_shards: Write, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labelled = labelled_texts(
+        write_shards({"a": pa.table({"text": ["t"] * 4, "label": list("xyxy")})})
+    )
+
+    def fails(uri: str) -> None:
+        raise error
+
+    monkeypatch.setattr(storage, "open_input", fails)
+    with pytest.raises(StorageError, match=r"a\.parquet: cannot be reached: .*run again$"):
+        tokenized(labelled, base, ["text"])
+
+
+@pytest.mark.parametrize("most_rows", [None, 3])
+def test_copies_stand_behind_their_row_and_have_its_label(
+    most_rows: int | None, write_shards: Write, base: Base
+) -> None:
     texts = ["good film plot", None, "bad plot a film", "awful", "not very good", "a bad actor"]
     table = pa.table({"text": texts, "label": ["x", "y"] * 3})
     shards = {"a": table.slice(0, 4), "b": table.slice(4)}
@@ -175,8 +197,9 @@ def test_copies_stand_behind_their_row_and_have_its_label(write_shards: Write, b
     labelled = replace(labelled, is_validation=np.arange(6) == 4)
     augmenter = open_augmenter(Augmentation(methods=("swap", "deletion"), num_copies=2), seed=0)
     assert augmenter is not None
-    items = list(pieces_to_read(labelled, augmenter))
-    assert [item["rows_to_copy"] for item in items] == [[0, 1, 2, 3], [5]]
+    items = list(pieces_to_read(labelled, augmenter, most_rows=most_rows))
+    there = [[0, 1, 2, 3], [5]] if most_rows is None else [[0, 1, 2], [3], [5]]
+    assert [item["rows_to_copy"] for item in items] == there
     blocks = [
         tokenize(pa.Table.from_pylist([item]), base=base, columns=["text"], augmenter=augmenter)
         for item in items

@@ -15,6 +15,7 @@ from bertray.config import Optim, TrainModel
 from bertray.model.bundle import open_bundle, save_bundle
 from bertray.model.engine import Engine
 from bertray.model.heads import Head
+from bertray.model.packed import ignores_padding
 from bertray.model.pretrained import load_tokenizer
 from bertray.model.settings import resolve_settings
 from bertray.text.encoding import Encoder
@@ -45,6 +46,15 @@ def test_each_family_scores_what_validation_saw_and_transformers_says(
     save_classifier(tmp_path / "base", family, tokenizer=classifier_folder)
     num_frozen = None if family == "albert" else 1  # its layers are one
     check(tmp_path / "base", tmp_path / "bundle", head=head, num_frozen=num_frozen)
+
+
+@pytest.mark.parametrize("family", ["xlnet", "fnet"])
+def test_a_family_that_heeds_padding_is_trained_and_validated_as_it_is_scored(
+    family: str, tmp_path: Path, classifier_folder: Path
+) -> None:
+    (tmp_path / "base").mkdir()
+    save_classifier(tmp_path / "base", family, tokenizer=classifier_folder)
+    check(tmp_path / "base", tmp_path / "bundle", num_frozen=None)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +98,7 @@ def check(source: Path, output: Path, *, head: Head = "family", num_frozen: int 
         "precision": Precision("auto", torch.device("cpu")),
         "rank": 0,
         "world_size": 1,
+        "can_pad": ignores_padding(model, pad_token_id=base.pad_token_id),
     }
     steps = train_steps(
         model,
@@ -105,7 +116,7 @@ def check(source: Path, output: Path, *, head: Head = "family", num_frozen: int 
     moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
     if num_frozen is not None:
         assert not [name for name in moved if any(part in name for part in BELOW)]
-    assert any("classifier" in name for name in moved)
+    assert any("classifier" in name or "logits_proj" in name for name in moved)
     last = f".{model.config.num_hidden_layers - 1}."
     assert any(last in name or "albert_layers" in name for name in moved)
 
@@ -116,7 +127,8 @@ def check(source: Path, output: Path, *, head: Head = "family", num_frozen: int 
     save_bundle(output, model=model, tokenizer=tokenizer, manifest=manifest)
     bundle = open_bundle(str(output))
     engine = Engine(bundle, resolve_settings(bundle, device="cpu", has_pairs=True))
-    for found in (engine.predict(*pairs).probabilities, plain(output, head, *pairs)):
+    of_transformers = plain(output, head, *pairs, can_pad=one_rank["can_pad"])
+    for found in (engine.predict(*pairs).probabilities, of_transformers):
         np.testing.assert_allclose(found, seen, rtol=0, atol=1e-5)
 
 
@@ -126,8 +138,11 @@ def texts(*, seed: int) -> list[str]:
     return [" ".join(random.choice(WORDS, random.integers(1, 16))) for _ in range(NUM_ROWS)]
 
 
-def plain(folder: Path, head: Head, one: list[str], two: list[str]) -> np.ndarray:
-    """Probabilities of plain transformers, all rows padded to the longest."""
+def plain(folder: Path, head: Head, one: list[str], two: list[str], *, can_pad: bool) -> np.ndarray:
+    """Probabilities of plain transformers, all rows padded to the longest, or each by itself."""
+    if not can_pad:
+        rows = [plain(folder, head, [a], [b], can_pad=True) for a, b in zip(one, two, strict=True)]
+        return np.concatenate(rows)
     model = MODELS[head].from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     inputs = tokenizer(

@@ -1,7 +1,7 @@
 """A teacher's logits are its own, in the student's order of labels, which must be the same."""
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from bertray.model import versions
 from bertray.model.bundle import open_bundle
 from bertray.text.long import LongText
 from bertray.train.base import Base, load_base
-from bertray.train.data import in_row_order, tokenize
+from bertray.train.data import in_row_order, pieces_to_read, tokenize
 from bertray.train.examples import Examples, select
 from bertray.train.job import Job, prepare
 from bertray.train.labels import list_shards, read_labels
@@ -114,7 +114,7 @@ def rows_taught(folder: Path, base: Base, classifier_folder: Path) -> tuple[Exam
     teacher = make_teacher(
         open_bundle(str(classifier_folder)), labels=labelled.labels, device="cpu"
     )
-    items = pa.Table.from_pylist([asdict(piece) for piece in labelled.pieces])
+    items = pa.Table.from_pylist(list(pieces_to_read(labelled)))
     table = tokenize(items, base=base, columns=["text"], teacher=teacher)
     texts = pa.parquet.read_table(folder).column("text").to_pylist()
     return in_row_order(table, labelled.targets), teach(teacher, [texts])
