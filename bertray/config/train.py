@@ -254,10 +254,10 @@ class Scaling(Section):
         "gradients and optimizer state and send each other a layer at a time (`fsdp2`), for models "
         "that do not fit a GPU otherwise. The steps are the same; one worker alone shares nothing.",
     )
-    max_failures: Annotated[int, Field(ge=-1)] = Field(
+    max_failures: Annotated[int, Field(ge=0)] = Field(
         3,
-        description="Times, all in all, that training goes on from the latest checkpoint after it "
-        "lost a worker; -1 for any number. Machines that were announced to go do not count.",
+        description="Times, all in all, that training goes on from the latest checkpoint after a "
+        "worker was lost or failed. Machines that were announced to go do not count.",
     )
 
     @property

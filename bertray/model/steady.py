@@ -20,8 +20,7 @@ def attends_by_length(config: PretrainedConfig) -> bool:
 
 def make_steady(model: "PreTrainedModel") -> None:
     """Let a model take each batch as if it were its first; others than those stay as they are."""
-    if _is_sparse(model.config):
-        _choose_attention_by_batch(model)
+    choose_attention_by_batch(model)
     hashing = [part for part in model.modules() if getattr(part, "hash_seed", 0) is None]
     for seed, layer in enumerate(hashing):  # each layer hashes in its own way
         layer.hash_seed = seed  # type: ignore[assignment]
@@ -31,7 +30,10 @@ def _is_sparse(config: PretrainedConfig) -> bool:
     return getattr(config, "attention_type", None) == "block_sparse"
 
 
-def _choose_attention_by_batch(model: "PreTrainedModel") -> None:
+def choose_attention_by_batch(model: "PreTrainedModel") -> None:
+    """Let BigBird do so alone. In training hashes stay drawn, as their seeds are dropout's too."""
+    if not _is_sparse(model.config):
+        return
     encoder: Any = next(part for part in model.modules() if hasattr(part, "set_attention_type"))
     config = model.config
     # (transformers, modeling_big_bird.py, BigBirdModel.forward)

@@ -22,7 +22,7 @@ from bertray.model.pretrained import (
     quiet,
     read_config,
 )
-from bertray.model.steady import make_steady
+from bertray.model.steady import choose_attention_by_batch
 from bertray.schema import Task
 from bertray.text.long import TRUNCATE, LongText, check_long_text
 
@@ -172,8 +172,8 @@ def load_checkpoint(folder: Path, base: Base) -> PreTrainedModel:
 
 
 def _as_wanted(model: PreTrainedModel, base: Base) -> PreTrainedModel:
-    """With the dropout that is wanted, and each batch taken as scoring takes it."""
-    make_steady(model)
+    """With the dropout that is wanted, and an attention that no batch changes for later ones."""
+    choose_attention_by_batch(model)
     if base.classifier_dropout is not None:
         set_dropout(model, base.classifier_dropout)
     return model

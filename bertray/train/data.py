@@ -28,13 +28,15 @@ from bertray.text.ragged import Encoded, offsets_of, positions_of, take
 from bertray.train.augment import Augmenter, choose_rows, count_by_method, make_copies
 from bertray.train.base import Base, folder_of
 from bertray.train.examples import Examples, select
-from bertray.train.labels import PIECE_ROWS, Labelled, Piece, unreadable
+from bertray.train.labels import Labelled, Piece, unreadable
 from bertray.train.teacher import Teacher, teach
 
 logger = logging.getLogger(__name__)
 
 ROWS_PER_TOKENIZER = 50_000  # below so many, starting another process takes longer than it saves
-ROWS_PER_MODEL = 1_024  # that runs on CPU: so few that all CPUs share the work to its end
+# Models take so many runs of rows each, and these at least: fewer rounds end unevenly, and a run
+# reads all of its row groups.
+ROUNDS, ROWS_PER_MODEL = 4, 1_024
 ROWS, ROWS_TO_COPY = "rows", "rows_to_copy"
 TOKENIZER_CPUS = 0.8  # the rest lets Ray Data's own tasks run on a small machine
 
@@ -46,8 +48,8 @@ def encode(
     base: Base,
     augmenter: Augmenter | None,
     teacher: Teacher | None,
-    num_cpus: float,
-    num_gpus: int,
+    resources: cluster.Resources,
+    num_gpus: int = 0,
 ) -> tuple[Examples, Examples, dict[str, int]]:
     """Read, augment and tokenize all texts on the cluster.
 
@@ -60,7 +62,7 @@ def encode(
         base: whose tokenizer is taken.
         augmenter: makes copies of training rows; None for no copies.
         teacher: says its logits of each row and copy; None without one.
-        num_cpus: of the cluster.
+        resources: of the cluster.
         num_gpus: that models which rewrite or teach may run on, each on one; 0 for CPUs.
 
     Returns:
@@ -70,10 +72,13 @@ def encode(
     Raises:
         DataError: no training row, or no validation row, has a text.
     """
-    num_rows = len(labelled.targets)
+    num_rows, num_cpus = len(labelled.targets), resources.num_cpus
     runs_models = teacher is not None or (augmenter is not None and augmenter.runs_models)
-    most_rows = ROWS_PER_MODEL if runs_models and not num_gpus else PIECE_ROWS
-    items = list(pieces_to_read(labelled, augmenter, most_rows=most_rows if runs_models else None))
+    most_rows = None
+    if runs_models:
+        at_once = num_gpus or max(int(num_cpus), 1)
+        most_rows = max(-(-num_rows // (ROUNDS * at_once)), ROWS_PER_MODEL)
+    items = list(pieces_to_read(labelled, augmenter, most_rows=most_rows))
     wanted = len(items)
     if augmenter is None and teacher is None:
         wanted = min(-(-num_rows // ROWS_PER_TOKENIZER), wanted)
@@ -92,10 +97,15 @@ def encode(
         how = {
             "fn": StayingTokenizer,
             "fn_constructor_kwargs": settings,
-            "compute": ActorPoolStrategy(min_size=1, max_size=min(wanted, num_gpus)),
+            "compute": ActorPoolStrategy(
+                min_size=1,
+                initial_size=min(wanted, num_gpus),
+                max_size=min(wanted, num_gpus),
+                max_tasks_in_flight_per_actor=1,
+            ),
             "num_gpus": 1,
         }
-    with DataContext.current(_context()):
+    with DataContext.current(_context(cluster.PipelineGuard(resources.num_nodes))):
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             batch_size=1,
             batch_format="pyarrow",
@@ -125,10 +135,11 @@ def encode(
     )
 
 
-def _context() -> DataContext:
+def _context(watch: cluster.PipelineGuard) -> DataContext:
     """How Ray Data is to run this; the process's own settings are left as they are."""
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
+    context.custom_execution_callback_classes = [lambda: watch]  # type: ignore[list-item]
     context.raise_original_map_exception = True  # in its place Ray sends one without the cause
     # A model may keep all CPUs busy with a piece each for longer than Ray waits, half an hour.
     context.execution_no_progress_timeout_s = cluster.HANG_S

@@ -12,6 +12,7 @@ from bertray.errors import ConfigError
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, open_bundle
 from bertray.model.heads import Head
+from bertray.model.packed import ignores_padding
 from bertray.text.long import LongText
 from bertray.train import lineage as folder
 from bertray.train.augment import Augmenter, choose_rows, load_rewrite, open_augmenter
@@ -142,7 +143,19 @@ def check_each(jobs: Sequence[Job]) -> None:
         head, labelled = job.base.head, job.labelled
         if head not in models:
             models[head] = load_base(job.base, labels=labelled.labels, seed=0, task=labelled.task)
+            check_windows(job.base, models[head])
         check(job.config, models[head], labelled)
+
+
+def check_windows(base: Base, model: PreTrainedModel) -> None:
+    """Raise ConfigError where a row's windows, of uneven length, would change each other."""
+    if base.long_text.long == "window" and not ignores_padding(
+        model, pad_token_id=base.pad_token_id
+    ):
+        raise ConfigError(
+            f"text.long=window: padding changes the numbers of {model.config.model_type}; take "
+            "text.long=head_tail, or a model of another family"
+        )
 
 
 def check(config: TrainConfig, model: PreTrainedModel, labelled: Labelled) -> None:

@@ -199,7 +199,8 @@ class _Translator:
 
     def __init__(self, folder: Path, *, source: str) -> None:
         self._tokenizer = _tokenizer(folder, key=TRANSLATION_KEY)
-        if hasattr(self._tokenizer, "src_lang"):
+        targets = getattr(self._tokenizer, "supported_language_codes", None)
+        if targets or hasattr(type(self._tokenizer), "src_lang"):
             raise ModelError(
                 f"{TRANSLATION_KEY}: {source} must be told the languages, which nothing here does; "
                 "name a model of one direction, such as Helsinki-NLP/opus-mt-en-de"

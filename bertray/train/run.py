@@ -119,9 +119,11 @@ def fine_tune(
         data=config.data,
         base=job.base,
         augmenter=job.augmenter,
-        num_cpus=resources.num_cpus,
+        resources=resources,
         teacher=job.teacher_on(device),
-        num_gpus=max(int(resources.num_gpus), 1) if workers.use_gpu and runs_models else 0,
+        num_gpus=max(int(resources.num_gpus), scaling.max_workers)
+        if workers.use_gpu and runs_models
+        else 0,
     )
     examples = ray.put((training, validation))
     runs = [

@@ -136,7 +136,7 @@ def train_steps(
             losses_of_passes.append(found.detach())
         precision.unscale(optimizer)
         grad_norm = clip_gradients(model, max_grad_norm)
-        total = torch.stack(losses_of_passes).sum() if passes else torch.zeros((), device=device)
+        total = torch.stack(losses_of_passes).sum()
         losses = _of_all_ranks(total, world_size=world_size)
         if not np.isfinite(losses if precision.may_overflow else [*losses, grad_norm]).all():
             own = [

@@ -26,7 +26,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from bertray import storage
 from bertray.config import Search
-from bertray.errors import BertrayError, UserError
+from bertray.errors import BertrayError, OutputError, UserError
 from bertray.train import lineage as folder
 from bertray.train.job import Job
 from bertray.train.loop import SCORE, Order
@@ -99,7 +99,9 @@ def run_trials(
         )
         if isinstance(said, BertrayError):
             errors[number] = said
-        if number not in errors or isinstance(said, UserError):
+        # A folder that a node does not see may be there the next time.
+        is_final = isinstance(said, UserError) and not isinstance(said, OutputError)
+        if number not in errors or is_final:
             write_trial(record, trial)
         trials[number] = trial
         on_progress(trial)

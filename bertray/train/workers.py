@@ -31,7 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from bertray import storage
 from bertray.cluster import Resources
 from bertray.config import Scaling, Search
-from bertray.errors import BertrayError, ConfigError, DataError
+from bertray.errors import BertrayError, ClusterError, ConfigError, DataError
 from bertray.train import lineage as folder
 from bertray.train import loop
 from bertray.train.examples import Examples
@@ -45,8 +45,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-# Of a GPU, as torch says it, and of a node, as Ray does of a process that it killed.
-OUT_OF_MEMORY = re.compile("out of memory|running low on memory", re.IGNORECASE)
+DEVICE_IS_FULL = re.compile("out of memory|can't allocate memory", re.IGNORECASE)  # says torch
+NODE_IS_FULL = re.compile("running low on memory")  # says Ray, of a process that it killed
 RAY_UNITS = 10_000  # of a CPU: what Ray counts shares of one in, to the nearest
 CPU_SHARE = 0.8  # of the cluster that workers reserve on CPU; the rest is for Ray's own tasks
 
@@ -232,7 +232,8 @@ def train_on_workers(
 
     Raises:
         DataError: the loss came to be not finite.
-        ConfigError: a worker ran out of memory.
+        ConfigError: a worker's device ran out of memory.
+        ClusterError: a node did.
         BertrayError: the workers failed; of an error of ours that one.
     """
     events = queue_here()
@@ -267,12 +268,16 @@ def fit(
             if isinstance(failure, BertrayError):
                 raise failure from error
         for failure in failures:
-            if OUT_OF_MEMORY.search(str(failure)):
+            if line := _line_with(DEVICE_IS_FULL, failure):
                 raise ConfigError(
-                    f"training ran out of memory: {_last_line(failure)}; raise "
-                    "training.accumulation_steps (the same steps in smaller passes), set "
-                    "training.gradient_checkpointing=true, lower model.max_length, or take "
-                    "scaling.strategy=fsdp2 and more workers"
+                    f"training ran out of memory: {line}; raise training.accumulation_steps (the "
+                    "same steps in smaller passes), set training.gradient_checkpointing=true, "
+                    "lower model.max_length, or take scaling.strategy=fsdp2 and more workers"
+                ) from error
+            if line := _line_with(NODE_IS_FULL, failure):
+                raise ClusterError(
+                    f"training ran out of memory: {line}; take nodes with more of it, or fewer "
+                    "workers or trials on each (search.max_concurrent), and run again"
                 ) from error
         raise BertrayError(
             f"training failed: {_last_line(failures[0] if failures else error)}; "
@@ -286,6 +291,10 @@ def fit(
 def _last_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
+
+
+def _line_with(pattern: re.Pattern[str], error: Exception) -> str | None:
+    return next((line for line in str(error).splitlines() if pattern.search(line)), None)
 
 
 def in_background(

@@ -255,8 +255,10 @@ def test_a_killed_driver_and_the_command_again_take_the_steps_of_an_uninterrupte
     assert 1 <= len(before) <= 3, before
     assert before[-1] >= "epoch-001"
 
-    summary = train(load_config(TrainConfig, None, words))
+    events: list[Event] = []
+    summary = train(load_config(TrainConfig, None, words), on_progress=events.append)
     assert summary.is_new
+    assert min(event.step for event in events if isinstance(event, Step)) > 7  # not done again
     whole, resumed = (
         [Step(**json.loads(line)) for line in (folder / "_steps.jsonl").read_text().splitlines()]
         for folder in (root / "two", output)
@@ -343,16 +345,18 @@ def test_a_text_that_is_damaged_is_an_error_of_one_line(root: Path, tmp_path: Pa
 TAUGHT_BOTH_WAYS = """
 import sys
 import numpy as np, ray
+from bertray.cluster import Node, Resources
 from bertray.config import TrainConfig, load_config
 from bertray.train import data
 from bertray.train.job import prepare
 
 job = prepare(load_config(TrainConfig, None, sys.argv[1:]))
 ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+resources = Resources((Node(num_cpus=2, num_gpus=1),))
 data.ROWS_PER_MODEL = 10
 on_cpus, on_gpu = (
     data.encode(job.labelled, data=job.config.data, base=job.base, augmenter=None,
-                teacher=job.teacher_on("cpu"), num_cpus=2, num_gpus=gpus)[0]
+                teacher=job.teacher_on("cpu"), resources=resources, num_gpus=gpus)[0]
     for gpus in (0, 1)
 )
 np.testing.assert_array_equal(on_gpu.row_ids, on_cpus.row_ids)

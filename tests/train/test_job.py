@@ -97,6 +97,17 @@ def test_settings_for_something_that_was_not_asked_for_are_told(
     ]
 
 
+def test_windows_of_a_model_that_padding_changes_are_refused(
+    config: TrainConfig, classifier_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "xlnet").mkdir()
+    save_classifier(tmp_path / "xlnet", "xlnet", tokenizer=classifier_folder)
+    base = {"base": str(tmp_path / "xlnet"), "max_length": 32}
+    ready(changed(config, model=base))
+    with pytest.raises(ConfigError, match=r"text\.long=window: padding changes .* xlnet"):
+        prepare(changed(config, model=base, text={"long": "window"}))
+
+
 def test_a_head_of_the_same_labels_in_another_order_goes_on_with_what_it_knows(
     classifier_folder: Path, tmp_path: Path
 ) -> None:

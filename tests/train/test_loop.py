@@ -14,13 +14,13 @@ from ranks import GLOBAL_BATCH, LABELS
 
 from bertray.config import Optim, Training
 from bertray.errors import OutputError
-from bertray.train import loop
+from bertray.train import steps
 from bertray.train.base import Base
 from bertray.train.examples import Examples
 from bertray.train.loop import SCORE, WorkerJob, train_worker
 from bertray.train.loss import CROSS_ENTROPY
 from bertray.train.state import Epoch
-from bertray.train.steps import predict
+from bertray.train.steps import collate
 
 
 @pytest.fixture
@@ -82,19 +82,23 @@ def test_epochs_end_when_no_better_one_is_to_be_hoped_for(
     assert all(SCORE in told for told in reports)
 
 
+@pytest.mark.usefixtures("reports")
 def test_validation_takes_no_more_memory_than_a_pass_of_training(
-    job: WorkerJob, reports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    job: WorkerJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    sizes = []
 
-    def watched(*parts: Any, max_tokens: int, **options: Any) -> Any:
-        seen.append(max_tokens)
-        return predict(*parts, max_tokens=max_tokens, **options)
+    def watched(*parts: Any, **options: Any) -> Any:
+        inputs = collate(*parts, **options)
+        if not torch.is_grad_enabled():
+            sizes.append(inputs["input_ids"].numel())
+        return inputs
 
-    monkeypatch.setattr(loop, "predict", watched)
-    update = {"accumulation_steps": 4, "num_epochs": 1}
+    monkeypatch.setattr(steps, "collate", watched)
+    update = {"accumulation_steps": 3, "num_epochs": 1}
     run(replace(job, training=job.training.model_copy(update=update)))
-    assert seen == [-(-GLOBAL_BATCH // 4) * job.base.max_length]
+    assert len(sizes) > 1
+    assert max(sizes) <= GLOBAL_BATCH // 3 * job.base.max_length
 
 
 @pytest.mark.usefixtures("reports")

@@ -13,7 +13,7 @@ from ray.train import Checkpoint, WorkerGroupError
 
 from bertray.cluster import Node, Resources
 from bertray.config import Scaling, Search
-from bertray.errors import BertrayError, ConfigError, DataError, ModelError
+from bertray.errors import BertrayError, ClusterError, ConfigError, DataError, ModelError
 from bertray.train import loop
 from bertray.train.loop import SCORE, Order, is_wanted
 from bertray.train.steps import NonFiniteLossError
@@ -83,15 +83,25 @@ def test_any_other_failure_says_in_one_line_how_to_go_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    ("said", "kind", "told"),
     [
-        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB",
-        "The worker died.\nTask was killed due to the node running low on memory.",
+        (
+            "CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation",
+            ConfigError,
+            r"memory: CUDA out of memory\. .* GiB\.; raise training\.accumulation_steps",
+        ),
+        (
+            "The actor died.\n1 worker(s) were killed due to the node running low on memory.\nSee",
+            ClusterError,
+            r"memory: 1 worker\(s\) were killed .*memory\.; take nodes with more",
+        ),
     ],
 )
-def test_a_worker_out_of_memory_says_which_settings_take_less(said: str) -> None:
+def test_a_worker_out_of_memory_says_which_settings_take_less(
+    said: str, kind: type[BertrayError], told: str
+) -> None:
     failures: dict[int, Exception] = {0: RuntimeError("gloo"), 1: RuntimeError(said)}
-    with pytest.raises(ConfigError, match=r"memory.*; raise training\.accumulation_steps"):
+    with pytest.raises(kind, match=told):
         fit_with(WorkerGroupError("long story", failures))
 
 
