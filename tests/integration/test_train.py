@@ -239,7 +239,7 @@ def test_a_killed_driver_and_the_command_again_take_the_steps_of_an_uninterrupte
     root: Path, tmp_path: Path, trained: tuple[TrainSummary, list[Event]]
 ) -> None:
     output, words = tmp_path / "killed", ["scaling.num_workers=2"]
-    words += ["training.per_device_batch_size=4", "training.checkpoint_steps=1"]
+    words += ["training.per_device_batch_size=4", "training.checkpoint_steps=3"]
     words = words_of(root, str(output), *words)
     address = ray.get_runtime_context().gcs_address
     with driver(["train", *words], {**os.environ, "RAY_ADDRESS": address}) as run:
@@ -247,18 +247,17 @@ def test_a_killed_driver_and_the_command_again_take_the_steps_of_an_uninterrupte
         said = []
         for line in run.stdout:
             said.append(line)
-            if "epoch=1/3" in line:
+            if "epoch=2/3" in line:
                 run.kill()
     assert run.returncode == -signal.SIGKILL, "".join(said)
-    before = sorted(path.name for path in output.glob("_run/*/epoch-*"))
-    # Of those made at each of 7 steps and more: the best, the latest, and what was under way.
-    assert 1 <= len(before) <= 3, before
-    assert before[-1] >= "epoch-001"
+    # Of six that were made: the best, the latest, and what was under way.
+    assert 1 <= len(list(output.glob("_run/*/epoch-*"))) <= 3
 
     events: list[Event] = []
     summary = train(load_config(TrainConfig, None, words), on_progress=events.append)
     assert summary.is_new
-    assert min(event.step for event in events if isinstance(event, Step)) > 7  # not done again
+    # The first epoch is not done again; Ray asks for a report before a worker makes the one after.
+    assert min(event.step for event in events if isinstance(event, Step)) > 7
     whole, resumed = (
         [Step(**json.loads(line)) for line in (folder / "_steps.jsonl").read_text().splitlines()]
         for folder in (root / "two", output)
