@@ -46,7 +46,8 @@ def test_a_submission_carries_under_a_megabyte(carried: Path) -> None:
 
 def test_a_submission_carries_what_jobs_need_and_nothing_private(carried: Path) -> None:
     names = zipfile.ZipFile(carried).namelist()
-    needed = [path for top in ("bertray", "configs", "jobs") for path in (ROOT / top).rglob("*.py")]
+    kinds = {"bertray": "*.py", "configs": "*.yaml", "jobs": "*.py"}
+    needed = [path for top, kind in kinds.items() for path in (ROOT / top).rglob(kind)]
     assert {str(path.relative_to(ROOT)) for path in needed} <= set(names)
     kept_back = ("tests/*", "docs/*", "deploy/*", ".git/*", ".venv/*", ".demo/*", "*.env", "*.pem")
     assert not [name for name in names for pattern in kept_back if fnmatch(name, pattern)]
