@@ -272,7 +272,6 @@ def test_a_killed_driver_and_the_command_again_take_the_steps_of_an_uninterrupte
     assert run.returncode == -signal.SIGKILL, "".join(said)
     kept = {path.name for path in output.glob("_run/*/epoch-*")}
     assert kept
-    assert "epoch-000-step-000003" not in kept  # later ones have taken its place
 
     events: list[Event] = []
     summary = train(load_config(TrainConfig, None, words), on_progress=events.append)
