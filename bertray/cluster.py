@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from bertray.errors import BertrayError, ClusterError
+
+if TYPE_CHECKING:
+    from ray.data import DataContext
 
 logger = logging.getLogger(__name__)
 
@@ -249,6 +252,20 @@ class PipelineGuard:
 
     def after_execution_fails(self, executor: Any, error: Exception) -> None:
         """Ray asks for this method."""
+
+
+def pipeline_context(watch: PipelineGuard) -> "DataContext":
+    """How Ray Data is to run a pipeline; the process's own settings are left as they are."""
+    from ray.data import DataContext  # takes a second, and not all who connect run pipelines
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False  # Ray counts blocks in flight; we count what is done
+    context.custom_execution_callback_classes = [lambda: watch]  # type: ignore[list-item]
+    context.raise_original_map_exception = True  # in its place Ray sends one without the cause
+    # Ray takes a pipeline for hung whose blocks did not move for half an hour. Long texts or a
+    # large model may keep a CPU busy for longer, and all of them at once.
+    context.execution_no_progress_timeout_s = HANG_S
+    return context
 
 
 def _leave(draining: set[str], pools: list[Any]) -> None:

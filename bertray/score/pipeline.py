@@ -142,15 +142,9 @@ def _blocks(dataset: Dataset) -> Iterator[pa.Table]:
 
 def _context(watch: PipelineGuard) -> DataContext:
     """How Ray Data is to run our pipelines; the process's own settings are left as they are."""
-    context = DataContext.get_current().copy()
+    context = cluster.pipeline_context(watch)
     context.target_max_block_size = None  # a split stays one block from read to write
     context.memory_usage_poll_interval_s = None  # that starts a thread for each task
-    context.enable_progress_bars = False  # Ray counts blocks in flight; we count files put
-    context.custom_execution_callback_classes = [lambda: watch]  # type: ignore[list-item]
-    context.raise_original_map_exception = True  # in its place Ray sends one without the cause
-    # Ray takes a pipeline for hung whose blocks did not move for half an hour. A split of long
-    # texts may keep a CPU busy for longer, and all actors at once.
-    context.execution_no_progress_timeout_s = cluster.HANG_S
     return context
 
 

@@ -75,6 +75,7 @@ def encode(
     num_rows, num_cpus = len(labelled.targets), resources.num_cpus
     runs_models = teacher is not None or (augmenter is not None and augmenter.runs_models)
     most_rows = None
+    num_gpus = num_gpus if runs_models else 0
     if runs_models:
         at_once = num_gpus or max(int(num_cpus), 1)
         most_rows = max(-(-num_rows // (ROUNDS * at_once)), ROWS_PER_MODEL)
@@ -105,7 +106,7 @@ def encode(
             ),
             "num_gpus": 1,
         }
-    with DataContext.current(_context(cluster.PipelineGuard(resources.num_nodes))):
+    with DataContext.current(cluster.pipeline_context(cluster.PipelineGuard(resources.num_nodes))):
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             batch_size=1,
             batch_format="pyarrow",
@@ -133,17 +134,6 @@ def encode(
         select(examples, np.flatnonzero(held_out)),
         count_by_method(numbers, augmenter) if augmenter is not None else {},
     )
-
-
-def _context(watch: cluster.PipelineGuard) -> DataContext:
-    """How Ray Data is to run this; the process's own settings are left as they are."""
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.custom_execution_callback_classes = [lambda: watch]  # type: ignore[list-item]
-    context.raise_original_map_exception = True  # in its place Ray sends one without the cause
-    # A model may keep all CPUs busy with a piece each for longer than Ray waits, half an hour.
-    context.execution_no_progress_timeout_s = cluster.HANG_S
-    return context
 
 
 class StayingTokenizer:

@@ -111,9 +111,6 @@ def fine_tune(
     at_once, scaling = share_out(config.search, config.scaling, resources)
     workers = plan_scaling(scaling, resources, at_once=at_once)
     device: Device = "cuda" if workers.use_gpu else "cpu"
-    runs_models = job.teacher is not None or (
-        job.augmenter is not None and job.augmenter.runs_models
-    )
     training, validation, copies = encode(
         job.labelled,
         data=config.data,
@@ -121,9 +118,7 @@ def fine_tune(
         augmenter=job.augmenter,
         resources=resources,
         teacher=job.teacher_on(device),
-        num_gpus=max(int(resources.num_gpus), scaling.max_workers)
-        if workers.use_gpu and runs_models
-        else 0,
+        num_gpus=max(int(resources.num_gpus), scaling.max_workers) if workers.use_gpu else 0,
     )
     examples = ray.put((training, validation))
     runs = [

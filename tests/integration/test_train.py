@@ -254,22 +254,26 @@ workers.train_worker = slowly
 """
 
 
+def train_until_killed(words: list[str], *, at: str, before: str = "") -> None:
+    """Kill the command once it says so."""
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    with driver(["train", *words], environment, before=before) as run:
+        assert run.stdout is not None
+        said = []
+        for line in run.stdout:
+            said.append(line)
+            if at in line:
+                run.kill()
+    assert run.returncode == -signal.SIGKILL, "".join(said)
+
+
 def test_a_killed_driver_and_the_command_again_take_the_steps_of_an_uninterrupted_training(
     root: Path, tmp_path: Path, trained: tuple[TrainSummary, list[Event]]
 ) -> None:
     output, words = tmp_path / "killed", ["scaling.num_workers=2"]
     words += ["training.per_device_batch_size=4", "training.checkpoint_steps=3"]
     words = words_of(root, str(output), *words)
-    address = ray.get_runtime_context().gcs_address
-    environment = {**os.environ, "RAY_ADDRESS": address}
-    with driver(["train", *words], environment, before=SLOWLY) as run:
-        assert run.stdout is not None
-        said = []
-        for line in run.stdout:
-            said.append(line)
-            if "epoch=2/3" in line:
-                run.kill()
-    assert run.returncode == -signal.SIGKILL, "".join(said)
+    train_until_killed(words, at="epoch=2/3", before=SLOWLY)
     kept = {path.name for path in output.glob("_run/*/epoch-*")}
     assert kept
 
@@ -513,15 +517,7 @@ def test_a_search_goes_on_within_a_trial_whose_driver_was_killed(
     keys = "search.keys={optim.learning_rate: [3e-3]}"
     few = ["training.num_epochs=6", "search.num_trials=1", "scaling.num_threads=1"]
     words = words_of(root, str(tmp_path / "searched"), keys, *few)
-    address = ray.get_runtime_context().gcs_address
-    with driver(["train", *words], {**os.environ, "RAY_ADDRESS": address}) as run:
-        assert run.stdout is not None
-        said = []
-        for line in run.stdout:
-            said.append(line)
-            if "trial=1/1 epoch=2" in line:
-                run.kill()
-    assert run.returncode == -signal.SIGKILL, "".join(said)
+    train_until_killed(words, at="trial=1/1 epoch=2")
     search = load_config(TrainConfig, None, words)
     job = prepare(search)
     assert job is not None
