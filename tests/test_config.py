@@ -57,6 +57,7 @@ def test_an_unknown_key_names_the_nearest_known_one(word: str, near: str) -> Non
         ("train", "training.learning_rate=1", "did you mean 'optim.learning_rate'?"),
         ("train", "training.fp16=true", "did you mean 'training.precision'?"),
         ("train", "training.save_steps=9", "did you mean 'training.checkpoint_steps'?"),
+        ("train", "training.eval_steps=9", "did you mean 'training.validation_steps'?"),
         ("train", "scaling.gpus=2", "did you mean 'scaling.num_workers'?"),
         ("train", "scaling.num_gpus=2", "did you mean 'scaling.num_workers'?"),
         ("train", "model.path=m", "did you mean 'model.base'?"),

@@ -72,7 +72,7 @@ def test_the_summary_of_a_training_tells_what_it_is_worth_and_where_it_ran(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     summary = TrainSummary(
-        epochs=(Epoch(1, 0.7, {"accuracy": 0.75}, 18, 72, 2.0),),
+        epochs=(Epoch(1, 1, 0.7, {"accuracy": 0.75}, 18, 72, 2.0),),
         best_epoch=1,
         labels=("bad", "good"),
         num_rows=18,

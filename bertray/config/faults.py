@@ -18,6 +18,7 @@ SYNONYMS = {
     "lr_scheduler_type": "optim.schedule",
     "fp16": "training.precision",
     "bf16": "training.precision",
+    "eval_steps": "training.validation_steps",
     "save_steps": "training.checkpoint_steps",
     "gradient_accumulation_steps": "training.accumulation_steps",
     "label_smoothing_factor": "training.label_smoothing",

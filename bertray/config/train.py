@@ -160,8 +160,8 @@ class Training(Section):
     )
     early_stopping_patience: Count | None = Field(
         None,
-        description="Stop after so many epochs in a row without a better `training.metric`. "
-        "Default: take them all.",
+        description="Stop after so many validations in a row without a better "
+        "`training.metric`. Default: take all epochs.",
     )
     group_by_length: bool = Field(
         False,
@@ -173,6 +173,11 @@ class Training(Section):
         None,
         description="Write a checkpoint after so many steps as well, for epochs that take hours: "
         "to go on from, not to pick from. Default: after each epoch alone.",
+    )
+    validation_steps: Count | None = Field(
+        None,
+        description="Validate after so many steps of an epoch as well, for epochs that take hours: "
+        "the weights kept are those of the best validation. Default: after each epoch alone.",
     )
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="Seeds the split, the shuffles, the head and the dropout."
@@ -199,7 +204,7 @@ class Training(Section):
         | None
     ) = Field(
         None,
-        description="Validation metric that picks the epoch whose weights are kept: `accuracy`, "
+        description="Validation metric that picks the weights that are kept: `accuracy`, "
         "`macro_f1`, `loss`, `balanced_accuracy` or `mcc`; where rows have several labels "
         "`macro_f1`, `micro_f1`, `subset_accuracy`, `lrap` or `loss`; of both `weighted_f1`, "
         "`brier`, `roc_auc` or `pr_auc`, a mean over labels; of numbers `rmse`, `mae`, `pearson`, "

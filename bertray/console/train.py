@@ -66,7 +66,7 @@ class TrainView(View):
                     )
             case Epoch():
                 logger.info(
-                    "epoch=%d/%d train_loss=%.4f %s tokens_per_s=%.0f",
+                    "epoch=%.4g/%d train_loss=%.4f %s tokens_per_s=%.0f",
                     event.epoch,
                     self._num_epochs,
                     event.train_loss,
@@ -122,7 +122,7 @@ class TrainView(View):
         if summary.num_rows_left_out:
             table.add_row("left out, no text", f"{summary.num_rows_left_out:,}")
         table.add_row("labels", escape(", ".join(summary.labels[:MOST_LABELS])))
-        table.add_row("best epoch", f"{summary.best_epoch} of {len(summary.epochs)}")
+        table.add_row("best epoch", f"{summary.best_epoch:.4g} of {summary.epochs[-1].epoch:.4g}")
         for name, value in summary.metrics.items():
             table.add_row(f"validation {name}", f"{value:.4f}")
         if (calibration := summary.kept.calibration) is not None:

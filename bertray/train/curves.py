@@ -17,21 +17,21 @@ SMOOTHED_SHARE = 0.02  # of the steps: the window of the running mean
 
 
 def draw_curves(
-    path: Path, steps: Sequence[Step], epochs: Sequence[Epoch], *, metric: str, best_epoch: int
+    path: Path, steps: Sequence[Step], epochs: Sequence[Epoch], *, metric: str, kept: Epoch
 ) -> None:
     """Write a PNG: what training and validation found, over the optimizer steps.
 
     Args:
         path: of the picture.
         steps: of all epochs, in order.
-        epochs: in order; each ends where its steps do.
+        epochs: in order.
         metric: that picked the epoch whose weights were kept.
-        best_epoch: that one, counted from 1.
+        kept: that one.
     """
     figure = Figure(figsize=INCHES, layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1))
     numbers = [step.step for step in steps]
-    ends = _last_steps(steps, epochs)
+    ends = [epoch.step for epoch in epochs]
     losses = [step.loss for step in steps]
     top.plot(numbers, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
     top.plot(numbers, _running_mean(losses), color="tab:blue", label="training")
@@ -49,9 +49,10 @@ def draw_curves(
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("optimizer step")
     better = "highest" if HIGHER_IS_BETTER[metric] else "lowest"
-    top.set_title(f"weights kept: epoch {best_epoch}, the {better} {metric}", fontsize="medium")
+    at = f"epoch {kept.epoch:.4g}"
+    top.set_title(f"weights kept: {at}, the {better} {metric}", fontsize="medium")
     for axes in (top, middle, bottom):
-        _finish(axes, kept=ends[best_epoch - 1])
+        _finish(axes, kept=kept.step)
     figure.savefig(path, dpi=120)
 
 
@@ -72,17 +73,12 @@ def write_events(path: Path, steps: Sequence[Step], epochs: Sequence[Epoch]) -> 
                 writer.add_scalar("learning_rate", step.learning_rate, step.step)
                 if step.grad_norm is not None:
                     writer.add_scalar("grad_norm", step.grad_norm, step.step)
-            for end, epoch in zip(_last_steps(steps, epochs), epochs, strict=True):
+            for epoch in epochs:
                 for name, value in epoch.metrics.items():
                     tag = "loss/validation" if name == "loss" else f"validation/{name}"
-                    writer.add_scalar(tag, value, end)
+                    writer.add_scalar(tag, value, epoch.step)
         (written,) = Path(folder).iterdir()
         shutil.copyfile(written, path)
-
-
-def _last_steps(steps: Sequence[Step], epochs: Sequence[Epoch]) -> list[int]:
-    """The step that each epoch ended with: all take equally many."""
-    return [steps[-1].step * epoch.epoch // len(epochs) for epoch in epochs]
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:

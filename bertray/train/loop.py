@@ -44,7 +44,7 @@ SECONDS_BETWEEN_EVENTS = 0.5
 class Order:
     """After so many epochs another one is wanted, or none."""
 
-    num_epochs: int
+    num_epochs: float
     is_wanted: bool
 
 
@@ -160,7 +160,7 @@ class _Worker:
         self.precision = Precision(training.precision, device)
         self.history: list[Epoch] = []
         self.log: list[Step] = []  # of all epochs, the one under way included
-        self.seconds = 0.0  # of the steps of the epoch under way
+        self.seconds = 0.0  # of the steps since the last validation
         if folder is not None:
             self.history, self.seconds = load_state(
                 folder, self.optimizer, self.schedule, self.precision
@@ -170,25 +170,31 @@ class _Worker:
     def run(self) -> None:
         """Train to the last epoch, or until no better one is to be hoped for."""
         training = self.job.training
-        for epoch in range(len(self.history), training.num_epochs):
+        while len(self.log) < self.num_steps:
             # Every rank has the same metrics.
             if is_stuck(self.history, training, metric=self.job.metric):
                 break
-            if self.model is None or training.unfreeze_layers is not None:
+            epoch, num_done = divmod(len(self.log), self.steps_per_epoch)
+            if self.model is None or (num_done == 0 and training.unfreeze_layers is not None):
                 self._wrap(epoch)
             self._take_steps(epoch)
             self._validate()
             self._checkpoint()
             if self.rank == 0:
                 self.events.put(self.history[-1])
-            if epoch + 1 < training.num_epochs and not self._is_wanted():
+            if len(self.log) < self.num_steps and not self._is_wanted():
                 break
+
+    @property
+    def num_validated(self) -> int:
+        """Steps done by the last validation."""
+        return self.history[-1].step if self.history else 0
 
     def _is_wanted(self) -> bool:
         """Whether another epoch is; the same on all ranks."""
         if self.orders is None:
             return True
-        wanted = is_wanted(self.orders, len(self.history)) if self.rank == 0 else None
+        wanted = is_wanted(self.orders, self.history[-1].epoch) if self.rank == 0 else None
         return bool(broadcast_from_rank_zero(wanted))
 
     def _wrap(self, epoch: int) -> None:
@@ -210,7 +216,12 @@ class _Worker:
             )
 
     def _take_steps(self, epoch: int) -> None:
+        """Those up to the next validation."""
         job, training, log = self.job, self.job.training, self.log
+        before = epoch * self.steps_per_epoch
+        end = next_validation(
+            len(log) - before, steps_per_epoch=self.steps_per_epoch, every=training.validation_steps
+        )
         plan = plan_epoch(
             self.train.lengths,
             global_batch_size=job.global_batch_size,
@@ -223,7 +234,7 @@ class _Worker:
             self.optimizer,
             self.schedule,
             self.train,
-            plan=plan[len(log) - epoch * self.steps_per_epoch :],
+            plan=plan[len(log) - before : end],
             steps_done=len(log),
             num_steps=self.num_steps,
             seed=training.seed,
@@ -242,7 +253,7 @@ class _Worker:
         start = time.perf_counter()
         for step in _announced(steps, self.events) if self.rank == 0 else steps:
             log.append(step)
-            is_last = len(log) == (epoch + 1) * self.steps_per_epoch
+            is_last = len(log) == before + end
             is_due = training.checkpoint_steps and len(log) % training.checkpoint_steps == 0
             if is_due and not is_last:
                 self.seconds += time.perf_counter() - start
@@ -251,8 +262,8 @@ class _Worker:
         self.seconds += time.perf_counter() - start
 
     def _validate(self) -> None:
-        """End the epoch: measure the model, and add to the history."""
-        job, training, epoch = self.job, self.job.training, len(self.history)
+        """Measure the model, and add to the history."""
+        job, training = self.job, self.job.training
         predictions = predict(
             cast(torch.nn.Module, self.model),
             self.validation.encoded,
@@ -271,11 +282,12 @@ class _Worker:
             can_pad=self.can_pad,
         )
         found = self._measure(predictions)
-        taken = self.log[epoch * self.steps_per_epoch :]
+        taken = self.log[self.num_validated :]
         num_rows = sum(step.num_rows for step in taken)
         self.history.append(
             Epoch(
-                epoch=epoch + 1,
+                epoch=len(self.log) / self.steps_per_epoch,
+                step=len(self.log),
                 train_loss=sum(step.loss * step.num_rows for step in taken) / num_rows,
                 metrics=found.metrics,
                 num_rows=num_rows,
@@ -303,16 +315,16 @@ class _Worker:
         return cast(Measured, found if self.world_size == 1 else broadcast_from_rank_zero(found))
 
     def _checkpoint(self) -> None:
-        """Hand Ray Train a checkpoint; after an epoch, the score it is kept by with it.
+        """Hand Ray Train a checkpoint; after a validation, the score it is kept by with it.
 
-        One from within an epoch has none. Where more is better Ray holds that to be the least
-        there is, and keeps it only as the latest.
+        Others have none. Where more is better Ray holds that to be the least there is, and keeps
+        them only as the latest.
         """
-        is_within = len(self.log) > len(self.history) * self.steps_per_epoch
         told: dict[str, Any] = {"history": [asdict(epoch) for epoch in self.history]}
-        if not is_within:
+        if len(self.log) == self.num_validated:
             told[SCORE] = score_of(self.history[-1].metrics, self.job.metric)
         # Named by the step, so that an attempt cut off before leaves nothing of its own behind.
+        num_epochs, is_within = divmod(len(self.log), self.steps_per_epoch)
         step = f"-step-{len(self.log):06d}" if is_within else ""
         with tempfile.TemporaryDirectory() as folder:
             save_state(
@@ -332,11 +344,18 @@ class _Worker:
             ray.train.report(
                 told,
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
-                checkpoint_dir_name=f"epoch-{len(self.history):03d}{step}",
+                checkpoint_dir_name=f"epoch-{num_epochs:03d}{step}",
             )
 
 
-def is_wanted(orders: "Queue | LocalQueue[Order]", num_epochs: int) -> bool:
+def next_validation(done: int, *, steps_per_epoch: int, every: int | None) -> int:
+    """The step to validate after, counted from the epoch's start as those done are."""
+    if every is None:
+        return steps_per_epoch
+    return min(done - done % every + every, steps_per_epoch)
+
+
+def is_wanted(orders: "Queue | LocalQueue[Order]", num_epochs: float) -> bool:
     """Wait for what is to come after so many epochs.
 
     Of earlier ones there may be an order that an attempt which was cut off has not read.
@@ -348,7 +367,7 @@ def is_wanted(orders: "Queue | LocalQueue[Order]", num_epochs: int) -> bool:
 
 
 def is_stuck(history: Sequence[Epoch], training: Training, *, metric: str) -> bool:
-    """Whether the last epochs, as many as one is patient with, brought no better metric."""
+    """Whether the last validations, as many as one is patient with, found no better metric."""
     patience = training.early_stopping_patience
     if patience is None or not history:
         return False

@@ -30,8 +30,8 @@ class TrainSummary:
     """What a bundle's training was.
 
     Attributes:
-        epochs: in order; those of an interrupted attempt included.
-        best_epoch: the one whose weights were kept, counted from 1.
+        epochs: or parts of them, in order; those of an interrupted attempt included.
+        best_epoch: its number, whose weights were kept.
         labels: label names in label-id order.
         num_rows: trained on, copies included.
         num_validation_rows: validated on.
@@ -44,7 +44,7 @@ class TrainSummary:
     """
 
     epochs: tuple[Epoch, ...]
-    best_epoch: int
+    best_epoch: float
     labels: tuple[str, ...]
     num_rows: int
     num_validation_rows: int
@@ -63,7 +63,7 @@ class TrainSummary:
     @property
     def kept(self) -> Epoch:
         """The epoch whose weights were kept."""
-        return self.epochs[self.best_epoch - 1]
+        return next(one for one in self.epochs if one.epoch == self.best_epoch)
 
     @property
     def tokens_per_s(self) -> float:
@@ -107,8 +107,8 @@ def write_bundle(made: Path, *, weights: Path, job: Job, summary: TrainSummary) 
 def write_course(made: Path, steps: Sequence[Step], *, job: Job, summary: TrainSummary) -> None:
     """Put each step as a line of JSON, and the curves, beside the model."""
     (made / STEPS).write_text(write_steps(steps), encoding="utf-8")
-    epochs, best_epoch = summary.epochs, summary.best_epoch
-    draw_curves(made / CURVES, steps, epochs, metric=job.metric, best_epoch=best_epoch)
+    epochs = summary.epochs
+    draw_curves(made / CURVES, steps, epochs, metric=job.metric, kept=summary.kept)
     if job.config.tracking.tensorboard:
         write_events(made / EVENTS, steps, epochs)
 

@@ -142,7 +142,7 @@ def fine_tune(
     checkpoint, at_best = best_checkpoint(result)
     summary = TrainSummary(
         epochs=tuple(history_of(result)),
-        best_epoch=len(at_best["history"]),
+        best_epoch=at_best["history"][-1]["epoch"],
         labels=job.labelled.labels,
         num_rows=len(training),
         num_validation_rows=len(validation),

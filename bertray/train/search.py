@@ -93,6 +93,11 @@ def draw(config: TrainConfig) -> list[TrainConfig]:
         ConfigError: a key cannot be searched, or cannot have one of the values.
     """
     search = config.search
+    if config.training.validation_steps is not None:
+        raise ConfigError(
+            f"training.validation_steps={config.training.validation_steps}: the trials of a "
+            "search are compared epoch by epoch; leave it out"
+        )
     plain = config.model_copy(update={"search": Search()})  # type: ignore[call-arg]
     for key, space in search.keys.items():
         _check_key(key, config)

@@ -23,9 +23,13 @@ STEPS = "steps.jsonl"
 class Epoch:
     """One pass over the training rows, and the validation after it.
 
+    Where `training.validation_steps` has it validated within as well: a part of one, from one
+    validation to the next.
+
     Attributes:
-        epoch: counted from 1.
-        train_loss: mean over the epoch's rows, each as its step found it.
+        epoch: counted from 1; passes done by then, with a fraction where that is within one.
+        step: the last one.
+        train_loss: mean over the rows, each as its step found it.
         metrics: of the validation rows.
         num_rows: trained on.
         num_tokens: likewise, padding not counted.
@@ -35,7 +39,8 @@ class Epoch:
         cutoffs: likewise.
     """
 
-    epoch: int
+    epoch: float
+    step: int
     train_loss: float
     metrics: dict[str, float]
     num_rows: int

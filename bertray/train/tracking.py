@@ -79,7 +79,7 @@ class Tracker:
         for event in (*steps, *summary.epochs):
             self._waiting |= _metrics_of(event)
         best = {f"best/{name}": value for name, value in summary.metrics.items()}
-        self._waiting |= _metrics(best, step=summary.best_epoch)
+        self._waiting |= _metrics(best, step=summary.kept.step)
         with self._bearing("the run lacks some of the training, which the bundle has"):
             with patience(ANSWER_S):
                 self._held = self._points_held()
@@ -241,7 +241,7 @@ def _metrics_of(event: object) -> "dict[tuple[str, int], Metric]":
             values = {f"validation/{name}": value for name, value in event.metrics.items()}
             values["train/loss"] = event.train_loss
             values["train/tokens_per_s"] = event.num_tokens / event.seconds
-            return _metrics(values, step=event.epoch)
+            return _metrics(values, step=event.step)
     return {}
 
 

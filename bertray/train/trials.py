@@ -79,7 +79,7 @@ def run_trials(
     trials = read_trials(record, len(runs))
     for trial in trials.values():
         on_progress(trial)
-    epochs: dict[int, dict[int, Epoch]] = defaultdict(dict)
+    epochs: dict[int, dict[float, Epoch]] = defaultdict(dict)
     errors: dict[int, BertrayError] = {}
 
     def on_event(event: tuple[int, Epoch | Ending]) -> None:

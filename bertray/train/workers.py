@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import accumulate
 from queue import Empty
 from queue import Queue as LocalQueue
 from typing import Any, TypeVar
@@ -341,7 +340,7 @@ def earlier_epochs(config: RunConfig) -> list[Epoch]:
 
 
 def history_of(result: Result) -> list[Epoch]:
-    """The epochs done, in order."""
+    """What each validation found, in order."""
     return [Epoch(**epoch) for epoch in (result.metrics or {})["history"]]
 
 
@@ -352,13 +351,7 @@ def best_checkpoint(result: Result) -> tuple[Any, dict[str, Any]]:
 
 
 def steps_of(result: Result) -> list[Step]:
-    """The optimizer steps of the epochs done; the latest checkpoint knows them all."""
+    """The optimizer steps up to the last validation; the latest checkpoint knows them all."""
     latest: Any = result.checkpoint
     with latest.filesystem.open_input_stream(f"{latest.path}/{STEPS}") as file:
-        steps = read_steps(file.read().decode())
-    num_rows = sum(epoch.num_rows for epoch in history_of(result))
-    return [
-        step
-        for step, rows in zip(steps, accumulate(step.num_rows for step in steps), strict=True)
-        if rows <= num_rows
-    ]
+        return read_steps(file.read().decode())[: history_of(result)[-1].step]

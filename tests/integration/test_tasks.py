@@ -101,7 +101,7 @@ def test_rows_of_several_labels_are_learnt_scored_and_measured(
     assert trained.metrics["macro_f1"] > 0.8
     bundle = open_bundle(str(job.root / "bundle"))
     assert (bundle.task, bundle.labels) == ("multi_label", ("awful", "good"))
-    best = trained.epochs[trained.best_epoch - 1]
+    best = trained.kept
     assert list(bundle.thresholds or ()) == best.thresholds
 
     nothing = pa.table({"text": pa.array([], pa.string())})

@@ -91,7 +91,7 @@ def test_a_training_is_tracked_and_its_bundle_registered_as_it_lies_there(
     words = ["model.base=base", "data.train=rows", f"output.path={tmp_path / 'out'}"]
     words += [f"tracking.mlflow={server}", "tracking.experiment=trainings"]
     steps = [Step(n, 6, 1 / n, 1e-5 * n, 2.0, 32, 700) for n in range(1, 4)]
-    epoch = Epoch(1, 0.5, {"accuracy": 0.75, "loss": 0.4}, 96, 2100, 3.0)
+    epoch = Epoch(1, 3, 0.5, {"accuracy": 0.75, "loss": 0.4}, 96, 2100, 3.0)
     summary = TrainSummary(
         epochs=(epoch,),
         best_epoch=1,

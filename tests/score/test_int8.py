@@ -17,6 +17,7 @@ from bertray.score.source import Reading
 from bertray.text.long import LongText
 
 Write = Callable[..., Path]
+Told = Callable[[], list[logging.LogRecord]]
 SINGLE, PAIRS = Reading("text", None, None, ""), Reading("text", "other", None, "")
 
 
@@ -30,9 +31,11 @@ def exact(bundle: Bundle) -> EngineSettings:
     return resolve_settings(bundle, device="cpu")
 
 
-@pytest.fixture(autouse=True)
-def _info(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Told:
+    """What this module itself has logged, whatever libraries say meanwhile."""
     caplog.set_level(logging.INFO, logger=int8.__name__)
+    return lambda: [record for record in caplog.records if record.name == int8.__name__]
 
 
 def splits_of(root: Path) -> Sequence[Split]:
@@ -40,12 +43,12 @@ def splits_of(root: Path) -> Sequence[Split]:
 
 
 def test_a_sample_is_told_of_by_its_size(
-    bundle: Bundle, exact: EngineSettings, write_shards: Write, caplog: pytest.LogCaptureFixture
+    bundle: Bundle, exact: EngineSettings, write_shards: Write, told: Told
 ) -> None:
     texts = [*["good film", "awful plot", "not great"] * 20, None]
     splits = splits_of(write_shards({"a": pa.table({"text": texts})}))
     report_agreement(splits, bundle=bundle, exact=exact, reading=SINGLE)
-    (record,) = caplog.records
+    (record,) = told()
     assert "of the labels of 60 sampled rows as they are" in record.getMessage()
 
 
@@ -54,14 +57,14 @@ def test_of_a_sample_without_texts_nothing_is_said(
     bundle: Bundle,
     exact: EngineSettings,
     write_shards: Write,
-    caplog: pytest.LogCaptureFixture,
+    told: Told,
     texts: list[str | None],
 ) -> None:
     table = pa.table({"text": pa.array(texts, pa.string())})
     report_agreement(
         splits_of(write_shards({"a": table})), bundle=bundle, exact=exact, reading=SINGLE
     )
-    assert not caplog.records
+    assert not told()
 
 
 @pytest.mark.parametrize(("agreement", "level"), [(0.994, "WARNING"), (0.995, "INFO")])
@@ -70,7 +73,7 @@ def test_the_first_split_that_can_be_read_is_read_as_the_run_reads_it(
     exact: EngineSettings,
     write_shards: Write,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    told: Told,
     agreement: float,
     level: str,
 ) -> None:
@@ -88,7 +91,7 @@ def test_the_first_split_that_can_be_read_is_read_as_the_run_reads_it(
     report_agreement(splits, bundle=bundle, exact=exact, reading=PAIRS)
     assert given[:2] == [bundle, exact]
     assert [column.to_pylist() for column in given[2:]] == [["good " * 50], ["film"]]
-    (record,) = caplog.records
+    (record,) = told()
     assert record.levelname == level
     assert ("model.dtype=float32 is exact" in record.getMessage()) == (level == "WARNING")
 

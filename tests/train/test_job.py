@@ -72,7 +72,7 @@ def finish(config: TrainConfig, tmp_path: Path) -> Job:
     precision = Precision("auto", torch.device("cpu"))
     save_state(weights, [], model, optimizer, schedule, precision=precision)
     summary = TrainSummary(
-        epochs=(Epoch(1, 0.7, METRICS, 18, 72, 2.0),),
+        epochs=(Epoch(1, 1, 0.7, METRICS, 18, 72, 2.0),),
         best_epoch=1,
         labels=job.labelled.labels,
         num_rows=18,

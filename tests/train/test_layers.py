@@ -92,7 +92,8 @@ def test_the_norm_above_all_layers_of_xlm_r_xl_is_trained_and_debertas_below_the
 
 def epochs(*values: float) -> list[Epoch]:
     return [
-        Epoch(number, 0.0, {"loss": value}, 1, 1, 1.0) for number, value in enumerate(values, 1)
+        Epoch(number, number, 0.0, {"loss": value}, 1, 1, 1.0)
+        for number, value in enumerate(values, 1)
     ]
 
 

@@ -1,7 +1,8 @@
 """The loop of a worker, on one rank, with Ray's part of it played."""
 
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import ray
+import ray.train
 import torch
 from ranks import GLOBAL_BATCH, LABELS
 
@@ -80,6 +82,62 @@ def test_epochs_end_when_no_better_one_is_to_be_hoped_for(
     assert len({epoch.metrics["accuracy"] for epoch in epochs}) == 1
     assert [len(told["history"]) for told in reports] == list(range(1, num_epochs + 1))
     assert all(SCORE in told for told in reports)
+
+
+STEPS_VALIDATED, STEPS_SAVED = [2, 4, 5, 7, 9, 10], [2, 3, 4, 5, 6, 7, 9, 10]
+
+
+@pytest.fixture
+def in_parts(job: WorkerJob, make_examples: Callable[..., Examples]) -> WorkerJob:
+    """Two epochs of five steps that learn something."""
+    update = {"num_epochs": 2, "validation_steps": 2, "checkpoint_steps": 3}
+    rows = make_examples(5 * GLOBAL_BATCH - 1)
+    return replace(
+        job,
+        optim=Optim(learning_rate=1e-3),
+        training=job.training.model_copy(update=update),
+        examples=(rows, rows),  # type: ignore[arg-type]
+    )
+
+
+def test_validations_within_an_epoch_change_no_step_and_tell_of_the_rows_since_the_last(
+    in_parts: WorkerJob, reports: list[dict[str, Any]]
+) -> None:
+    parts = run(in_parts)
+    update = {"validation_steps": None, "checkpoint_steps": None}
+    whole = run(replace(in_parts, training=in_parts.training.model_copy(update=update)))
+    assert [(one.step, one.epoch) for one in parts] == [(n, n / 5) for n in STEPS_VALIDATED]
+    assert [one.metrics for one in parts if one.step % 5 == 0] == [one.metrics for one in whole]
+    assert len({one.metrics["loss"] for one in parts}) == len(parts)
+    for number, epoch in enumerate(whole):
+        of_epoch = [one for one in parts if number < one.epoch <= number + 1]
+        assert sum(one.num_rows for one in of_epoch) == epoch.num_rows == 5 * GLOBAL_BATCH - 1
+        losses = sum(one.train_loss * one.num_rows for one in of_epoch)
+        assert losses / epoch.num_rows == pytest.approx(epoch.train_loss)
+    with_score = [SCORE in told for told in reports[: len(STEPS_SAVED)]]
+    assert with_score == [step in STEPS_VALIDATED for step in STEPS_SAVED]
+
+
+@pytest.mark.usefixtures("reports")
+def test_training_goes_on_from_any_checkpoint_within_an_epoch(
+    in_parts: WorkerJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keep(metrics: Any, *, checkpoint: ray.train.Checkpoint, checkpoint_dir_name: str) -> None:
+        shutil.copytree(checkpoint.path, tmp_path / "kept" / checkpoint_dir_name)
+
+    def told_of(epochs: list[Epoch]) -> list[dict[str, Any]]:
+        return [{**asdict(epoch), "seconds": 0} for epoch in epochs]
+
+    monkeypatch.setattr(ray.train, "report", keep)
+    whole = run(in_parts)
+    monkeypatch.setattr(ray.train, "report", lambda *_, **__: None)
+    kept = sorted((tmp_path / "kept").iterdir())
+    assert len(kept) == len(STEPS_SAVED)
+    for folder, step in zip(kept, STEPS_SAVED, strict=True):
+        checkpoint = ray.train.Checkpoint.from_directory(folder)
+        monkeypatch.setattr(ray.train, "get_checkpoint", lambda found=checkpoint: found)
+        left = run(in_parts)
+        assert told_of(left) == told_of([one for one in whole if one.step > step])
 
 
 @pytest.mark.usefixtures("reports")

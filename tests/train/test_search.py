@@ -98,9 +98,14 @@ def test_a_grace_beyond_the_last_epoch_is_refused() -> None:
         draw(config(*words, "search.grace_epochs=3"))
 
 
+def test_validations_within_an_epoch_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"training\.validation_steps=5: .* epoch by epoch"):
+        draw(config(f"search.keys={{{RATES}}}", "training.validation_steps=5"))
+
+
 def epochs(metric: str, *values: float) -> list[Epoch]:
     return [
-        Epoch(number, 0.5, {metric: value, "other": number}, 10, 100, 2.0)
+        Epoch(number, number, 0.5, {metric: value, "other": number}, 10, 100, 2.0)
         for number, value in enumerate(values, start=1)
     ]
 

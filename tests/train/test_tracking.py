@@ -29,7 +29,7 @@ LINEAGE = {"data": "d" * 64, "base": "b" * 64}
 # The first one overflowed float16.
 STEPS = [Step(n, 6, 1 / n, 1e-5 * n, 2.0 if n > 1 else None, 32, 700) for n in range(1, 7)]
 EPOCHS = [
-    Epoch(n, 0.5 / n, {"accuracy": accuracy, "loss": 0.4}, 96, 2100, 3.0)
+    Epoch(n, 3 * n, 0.5 / n, {"accuracy": accuracy, "loss": 0.4}, 96, 2100, 3.0)
     for n, accuracy in ((1, 0.75), (2, 0.5))
 ]
 SUMMARY = TrainSummary(
@@ -111,9 +111,9 @@ def test_a_run_holds_the_settings_each_step_and_epoch_and_the_bundle(
     assert history(store, "step/loss") == {step.step: step.loss for step in STEPS}
     assert history(store, "step/learning_rate").keys() == {1, 2, 3, 4, 5, 6}
     assert history(store, "step/grad_norm") == dict.fromkeys(range(2, 7), 2.0)
-    assert history(store, "validation/accuracy") == {1: 0.75, 2: 0.5}
-    assert history(store, "train/tokens_per_s") == {1: 700.0, 2: 700.0}
-    assert history(store, "best/accuracy") == {1: 0.75}
+    assert history(store, "validation/accuracy") == {3: 0.75, 6: 0.5}
+    assert history(store, "train/tokens_per_s") == {3: 700.0, 6: 700.0}
+    assert history(store, "best/accuracy") == {3: 0.75}
     logged = MlflowClient(store).list_artifacts(run.info.run_id, "bundle")
     assert {file.path for file in logged} == {f"bundle/{path.name}" for path in made.iterdir()}
 
@@ -139,7 +139,7 @@ def test_what_is_logged_meanwhile_can_be_seen_meanwhile(config: TrainConfig, sto
         for event in (STEPS[0], STEPS[2], STEPS[2], EPOCHS[0]):  # one was taken twice
             tracker.update(event)
         assert history(store, "step/loss").keys() == {1, 3}
-        assert history(store, "validation/accuracy") == {1: 0.75}
+        assert history(store, "validation/accuracy") == {3: 0.75}
         assert runs_of(store)[0].info.status == "RUNNING"
 
 
@@ -162,7 +162,7 @@ def test_a_training_that_was_cut_off_goes_on_in_its_run_and_logs_nothing_twice(
     assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
     assert tracking.ERROR not in again.data.tags
     assert history(store, "step/loss") == {step.step: step.loss for step in STEPS}
-    assert history(store, "train/loss") == {1: 0.5, 2: 0.25}
+    assert history(store, "train/loss") == {3: 0.5, 6: 0.25}
 
 
 def test_a_training_that_failed_says_why_and_how_far_it_came(
@@ -218,7 +218,7 @@ def test_a_store_that_goes_away_costs_one_warning_and_no_step_if_it_comes_back(
     assert "nobody there; the training goes on" in warning.getMessage()
     if comes_back:
         assert history(store, "step/loss").keys() == {1, 2, 3, 4, 5, 6}
-        assert history(store, "train/loss").keys() == {1, 2}
+        assert history(store, "train/loss").keys() == {3, 6}
 
 
 @pytest.fixture

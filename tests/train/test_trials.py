@@ -72,7 +72,7 @@ def run(job: Any, monkeypatch: pytest.MonkeyPatch, *events: Any) -> tuple[list[T
 
 
 def epoch(number: int, loss: float) -> Epoch:
-    return Epoch(number, 0.5, {"loss": loss}, 10, 100, 2.0)
+    return Epoch(number, number, 0.5, {"loss": loss}, 10, 100, 2.0)
 
 
 def test_each_epoch_and_each_trial_is_told_of_once(
