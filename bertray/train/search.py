@@ -81,6 +81,7 @@ class TrialEpoch:
     """A trial has done an epoch, and goes on."""
 
     number: int
+    settings: dict[str, Any]
     epoch: Epoch
 
 

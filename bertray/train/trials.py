@@ -31,7 +31,7 @@ from bertray.train import lineage as folder
 from bertray.train.job import Job
 from bertray.train.loop import SCORE, Order
 from bertray.train.measure import score_of
-from bertray.train.search import Trial, TrialEpoch, ranked, trial_of
+from bertray.train.search import Trial, TrialEpoch, ranked, settings_of, trial_of
 from bertray.train.state import Epoch
 from bertray.train.steps import Step
 from bertray.train.workers import (
@@ -84,14 +84,15 @@ def run_trials(
 
     def on_event(event: tuple[int, Epoch | Ending]) -> None:
         number, said = event
+        config = job.trials[number - 1].config
         if isinstance(said, Epoch):
             if said.epoch not in epochs[number]:  # with its end, a trial tells its last one again
                 epochs[number][said.epoch] = said
-                on_progress(TrialEpoch(number, said))
+                on_progress(TrialEpoch(number, settings_of(config, search.keys), said))
             return
         trial = trial_of(
             number,
-            job.trials[number - 1].config,
+            config,
             list(epochs[number].values()),
             keys=search.keys,
             metric=job.metric,

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from mlflow import MlflowClient
@@ -40,6 +41,12 @@ SUMMARY = TrainSummary(
     num_validation_rows=8,
     num_rows_left_out=0,
     seconds=9.0,
+)
+
+TRIALS = (
+    Trial(1, {"optim.weight_decay": 0.1}, "done", "loss", (0.4,), {"loss": 0.4}, 1.0),
+    Trial(2, {"optim.weight_decay": 0.0}, "stopped", "loss", (0.6,), {"loss": 0.6}, 1.0),
+    Trial(3, {"optim.weight_decay": 9.0}, "failed", "loss", (), {}, 1.0, "no number"),
 )
 
 
@@ -77,7 +84,17 @@ def runs_of(store: str) -> list[Run]:
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name("bertray")
     assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id]))
+    runs = client.search_runs([experiment.experiment_id])
+    return [run for run in runs if tracking.TRIAL not in run.data.tags]
+
+
+def trials_of(store: str) -> list[Run]:
+    """In their order."""
+    (search,) = runs_of(store)
+    runs = MlflowClient(store).search_runs(
+        [search.info.experiment_id], f"tags.`mlflow.parentRunId` = '{search.info.run_id}'"
+    )
+    return sorted(runs, key=lambda run: int(run.data.tags[tracking.TRIAL]))
 
 
 def history(store: str, key: str) -> dict[int, float]:
@@ -122,15 +139,45 @@ def test_a_search_is_one_run_that_tells_what_was_tried_and_what_won(
     tmp_path: Path, store: str, made: Path
 ) -> None:
     config = config_of(tmp_path, store, "search.keys={optim.weight_decay: [0.0, 0.1]}")
-    best = Trial(1, {"optim.weight_decay": 0.1}, "done", "loss", (0.4,), {"loss": 0.4}, 1.0)
     with tracked(config, LINEAGE) as tracker:
         assert tracker is not None
-        tracker.update(TrialEpoch(1, EPOCHS[0]))
-        tracker.finish(made, STEPS, replace(SUMMARY, trials=(best,)))
+        tracker.finish(made, STEPS, replace(SUMMARY, trials=TRIALS))
     (run,) = runs_of(store)
     assert run.data.params["optim.weight_decay"] == "[0.0, 0.1]"
     assert run.data.tags["bertray.best_settings"] == '{"optim.weight_decay": 0.1}'
     assert history(store, "step/loss").keys() == {1, 2, 3, 4, 5, 6}
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_each_trial_has_a_run_below_the_searchs_cut_off_or_away_meanwhile_or_not(
+    tmp_path: Path, store: str, made: Path, monkeypatch: pytest.MonkeyPatch, is_away: bool
+) -> None:
+    config = config_of(tmp_path, store, "search.keys={optim.weight_decay: [0.0, 0.1]}")
+    first, other = (TrialEpoch(one.number, one.settings, EPOCHS[0]) for one in TRIALS[:2])
+    with suppress(KeyboardInterrupt), tracked(config, LINEAGE) as tracker:
+        assert tracker is not None
+        tracker.update(first)
+        assert [run.info.status for run in trials_of(store)] == ["RUNNING"]
+        tracker.update(other)
+        raise KeyboardInterrupt
+    assert {run.info.status for run in trials_of(store)} == {"KILLED"}
+    with tracked(config, LINEAGE) as tracker, monkeypatch.context() as patch:
+        assert tracker is not None
+        if is_away:
+            patch.setattr(MlflowClient, "log_batch", Mock(side_effect=OSError("nobody there")))
+        for event in (first, replace(first, epoch=EPOCHS[1]), *TRIALS):
+            tracker.update(event)
+        patch.undo()
+        tracker.finish(made, STEPS, replace(SUMMARY, trials=TRIALS))
+    runs = trials_of(store)
+    assert [run.info.run_name for run in runs] == ["out-trial-1", "out-trial-2", "out-trial-3"]
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED", "FAILED"]
+    assert [run.data.tags["bertray.outcome"] for run in runs] == ["done", "stopped", "failed"]
+    assert [run.data.params["optim.weight_decay"] for run in runs] == ["0.1", "0.0", "9.0"]
+    assert [run.data.metrics.get("best/loss") for run in runs] == [0.4, 0.6, None]
+    assert runs[2].data.tags[tracking.ERROR] == "no number"
+    points = MlflowClient(store).get_metric_history(runs[0].info.run_id, "validation/accuracy")
+    assert [(point.step, point.value) for point in points] == [(3, 0.75), (6, 0.5)]
 
 
 def test_what_is_logged_meanwhile_can_be_seen_meanwhile(config: TrainConfig, store: str) -> None:
