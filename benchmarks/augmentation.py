@@ -17,7 +17,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import files, version
 from pathlib import Path
 
@@ -119,6 +119,7 @@ def fit(
     num_epochs: int,
     seed: int,
     loss: Loss = CROSS_ENTROPY,
+    after_step: Callable[[torch.nn.Module], None] = lambda model: None,
 ) -> torch.nn.Module:
     """The steps that one worker takes."""
     model = load_base(base, labels=LABELS, seed=seed)
@@ -143,7 +144,7 @@ def fit(
             precision=Precision("float32", torch.device("cpu")),
             loss=loss,
         ):
-            pass
+            after_step(model)
     return model
 
 

@@ -69,11 +69,15 @@ def test_the_summary_tells_rows_labels_and_what_was_not_scored(
 
 
 def test_the_summary_of_a_training_tells_what_it_is_worth_and_where_it_ran(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    first, last = (
+        Epoch(passes, step, 0.7, {"accuracy": accuracy}, 18, 72, 2.0)
+        for passes, step, accuracy in ((2 / 3, 2, 0.75), (1, 3, 0.5))
+    )
     summary = TrainSummary(
-        epochs=(Epoch(1, 1, 0.7, {"accuracy": 0.75}, 18, 72, 2.0),),
-        best_epoch=1,
+        epochs=(first, last),
+        best_epoch=2 / 3,
         labels=("bad", "good"),
         num_rows=18,
         num_validation_rows=2,
@@ -82,11 +86,14 @@ def test_the_summary_of_a_training_tells_what_it_is_worth_and_where_it_ran(
         device="cuda",
     )
     words = ["model.base=b", "data.train=d", "output.path=o"]
-    with TrainView() as view:
+    with TrainView() as view, caplog.at_level(logging.INFO):
+        view.update(first)
         view.finish(summary, load_config(TrainConfig, None, words))
     printed = " ".join(capsys.readouterr().out.split())
-    for fact in ("accuracy 0.7500", "device cuda", "tokens/s 36", "labels bad, good"):
+    facts = ("accuracy 0.7500", "device cuda", "tokens/s 36", "labels bad, good")
+    for fact in (*facts, "best epoch 0.6667 of 1"):
         assert fact in printed
+    assert caplog.messages[0].startswith("epoch=0.6667/")
 
 
 def test_no_path_is_broken_however_long(capsys: pytest.CaptureFixture[str]) -> None:

@@ -172,12 +172,13 @@ class Training(Section):
     checkpoint_steps: Count | None = Field(
         None,
         description="Write a checkpoint after so many steps as well, for epochs that take hours: "
-        "to go on from, not to pick from. Default: after each epoch alone.",
+        "to go on from, not to pick from. Default: after each validation alone.",
     )
     validation_steps: Count | None = Field(
         None,
-        description="Validate after so many steps of an epoch as well, for epochs that take hours: "
-        "the weights kept are those of the best validation. Default: after each epoch alone.",
+        description="Validate after so many steps of an epoch as well, for epochs that take hours, "
+        "and write a checkpoint: the weights kept are those of the best validation. Default: after "
+        "each epoch alone.",
     )
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="Seeds the split, the shuffles, the head and the dropout."

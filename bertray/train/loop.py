@@ -31,7 +31,7 @@ from bertray.train.loss import Loss
 from bertray.train.measure import Measured, measure, score_of
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.parallel import Strategy, ddp_options, is_sharded, shard
-from bertray.train.plan import num_steps_per_epoch, plan_epoch
+from bertray.train.plan import next_validation, num_steps_per_epoch, plan_epoch
 from bertray.train.precision import Precision
 from bertray.train.state import STEPS, Epoch, load_state, read_steps, save_state, write_steps
 from bertray.train.steps import NonFiniteLossError, Step, collate, predict, train_steps
@@ -282,11 +282,11 @@ class _Worker:
             can_pad=self.can_pad,
         )
         found = self._measure(predictions)
-        taken = self.log[self.num_validated :]
+        taken, passes = self.log[self.num_validated :], len(self.log) / self.steps_per_epoch
         num_rows = sum(step.num_rows for step in taken)
         self.history.append(
             Epoch(
-                epoch=len(self.log) / self.steps_per_epoch,
+                epoch=int(passes) if passes.is_integer() else passes,
                 step=len(self.log),
                 train_loss=sum(step.loss * step.num_rows for step in taken) / num_rows,
                 metrics=found.metrics,
@@ -346,13 +346,6 @@ class _Worker:
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
                 checkpoint_dir_name=f"epoch-{num_epochs:03d}{step}",
             )
-
-
-def next_validation(done: int, *, steps_per_epoch: int, every: int | None) -> int:
-    """The step to validate after, counted from the epoch's start as those done are."""
-    if every is None:
-        return steps_per_epoch
-    return min(done - done % every + every, steps_per_epoch)
 
 
 def is_wanted(orders: "Queue | LocalQueue[Order]", num_epochs: float) -> bool:

@@ -54,6 +54,17 @@ def num_steps_per_epoch(num_rows: int, *, global_batch_size: int) -> int:
     return -(-num_rows // global_batch_size)
 
 
+def next_validation(done: int, *, steps_per_epoch: int, every: int | None) -> int:
+    """The step to validate after, counted from the epoch's start as those done are.
+
+    What would be left of the epoch then, if it is less than half a part, belongs to that part.
+    """
+    if every is None:
+        return steps_per_epoch
+    end = done - done % every + every
+    return end if steps_per_epoch - end >= every / 2 else steps_per_epoch
+
+
 def deal(rows: np.ndarray, lengths: np.ndarray, *, num_ranks: int) -> list[np.ndarray]:
     """Share a batch out so that each rank gets as many rows, within one, and about as many tokens.
 

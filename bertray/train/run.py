@@ -72,7 +72,7 @@ Event = Start | Step | Epoch | TrialEpoch | Trial
 def train(
     config: TrainConfig, *, on_progress: Callable[[Event], None] = lambda event: None
 ) -> TrainSummary:
-    """Fine-tune, and put the best epoch's model at ``output.path``.
+    """Fine-tune, and put the model that validation likes best at ``output.path``.
 
     A bundle of the same model, data and settings is left as it is, and its summary returned.
 

@@ -78,7 +78,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrialEpoch:
-    """A trial has done an epoch, and goes on."""
+    """A trial has done an epoch, and goes on.
+
+    Attributes:
+        number: of the trial.
+        settings: its own, of the keys that are searched.
+        epoch: what it came to.
+    """
 
     number: int
     settings: dict[str, Any]

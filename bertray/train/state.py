@@ -91,7 +91,7 @@ def load_state(
     """Put all but the model back to where `save_state` found it.
 
     Returns:
-        The epochs done, and the seconds that steps of the next one have taken already.
+        What validations have found, and the seconds that steps since the last one have taken.
     """
     # Of what goes to a GPU no rank needs a copy of its own in memory before.
     on_gpu = optimizer.param_groups[0]["params"][0].device.type != "cpu"

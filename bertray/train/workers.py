@@ -37,6 +37,7 @@ from bertray.train.examples import Examples
 from bertray.train.job import Job
 from bertray.train.loop import WorkerJob, train_worker
 from bertray.train.loss import make_loss
+from bertray.train.plan import next_validation, num_steps_per_epoch
 from bertray.train.state import STEPS, Epoch, read_steps
 from bertray.train.steps import Step
 
@@ -123,6 +124,14 @@ def plan_run(
         marker=storage.join(storage.absolute(job.config.output.path), folder.OWNER),
         examples=examples,
     )
+    every = worker_job.training.validation_steps
+    num_steps = num_steps_per_epoch(len(training), global_batch_size=worker_job.global_batch_size)
+    if every and next_validation(0, steps_per_epoch=num_steps, every=every) == num_steps:
+        logger.warning(
+            "training.validation_steps=%d: an epoch has %d steps, and is validated at its end",
+            every,
+            num_steps,
+        )
     return Run(worker_job, workers, run_config(job))
 
 

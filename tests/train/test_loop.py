@@ -2,7 +2,8 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from ranks import GLOBAL_BATCH, LABELS
 
 from bertray.config import Optim, Training
 from bertray.errors import OutputError
-from bertray.train import steps
+from bertray.train import loop, steps
 from bertray.train.base import Base
 from bertray.train.examples import Examples
 from bertray.train.loop import SCORE, WorkerJob, train_worker
@@ -72,15 +73,22 @@ def run(job: WorkerJob) -> list[Epoch]:
     return [event for event in events.queue if isinstance(event, Epoch)]
 
 
-@pytest.mark.parametrize(("patience", "num_epochs"), [(2, 3), (None, 5)])
+@pytest.mark.parametrize(
+    ("patience", "every", "found"),
+    [(2, None, [1, 2, 3]), (None, None, [1, 2, 3, 4, 5]), (2, 1, [0.5, 1, 1.5])],
+)
 def test_epochs_end_when_no_better_one_is_to_be_hoped_for(
-    patience: int | None, num_epochs: int, job: WorkerJob, reports: list[dict[str, Any]]
+    patience: int | None,
+    every: int | None,
+    found: list[float],
+    job: WorkerJob,
+    reports: list[dict[str, Any]],
 ) -> None:
-    training = job.training.model_copy(update={"early_stopping_patience": patience})
-    epochs = run(replace(job, training=training))
-    assert [epoch.epoch for epoch in epochs] == list(range(1, num_epochs + 1))
+    update = {"early_stopping_patience": patience, "validation_steps": every}
+    epochs = run(replace(job, training=job.training.model_copy(update=update)))
+    assert [epoch.epoch for epoch in epochs] == found
     assert len({epoch.metrics["accuracy"] for epoch in epochs}) == 1
-    assert [len(told["history"]) for told in reports] == list(range(1, num_epochs + 1))
+    assert [len(told["history"]) for told in reports] == list(range(1, len(found) + 1))
     assert all(SCORE in told for told in reports)
 
 
@@ -125,9 +133,8 @@ def test_training_goes_on_from_any_checkpoint_within_an_epoch(
     def keep(metrics: Any, *, checkpoint: ray.train.Checkpoint, checkpoint_dir_name: str) -> None:
         shutil.copytree(checkpoint.path, tmp_path / "kept" / checkpoint_dir_name)
 
-    def told_of(epochs: list[Epoch]) -> list[dict[str, Any]]:
-        return [{**asdict(epoch), "seconds": 0} for epoch in epochs]
-
+    # One second passes between any two looks at the clock: from one checkpoint to the next.
+    monkeypatch.setattr(loop.time, "perf_counter", count().__next__)
     monkeypatch.setattr(ray.train, "report", keep)
     whole = run(in_parts)
     monkeypatch.setattr(ray.train, "report", lambda *_, **__: None)
@@ -137,7 +144,8 @@ def test_training_goes_on_from_any_checkpoint_within_an_epoch(
         checkpoint = ray.train.Checkpoint.from_directory(folder)
         monkeypatch.setattr(ray.train, "get_checkpoint", lambda found=checkpoint: found)
         left = run(in_parts)
-        assert told_of(left) == told_of([one for one in whole if one.step > step])
+        assert left == [one for one in whole if one.step > step]
+    assert [epoch.seconds for epoch in whole] == [1, 2, 1, 2, 1, 1]
 
 
 @pytest.mark.usefixtures("reports")

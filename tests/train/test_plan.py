@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertray.train.plan import WINDOW_BATCHES, cut_by_length, deal, num_steps_per_epoch, plan_epoch
+from bertray.train.plan import (
+    WINDOW_BATCHES,
+    cut_by_length,
+    deal,
+    next_validation,
+    num_steps_per_epoch,
+    plan_epoch,
+)
 
 SIZES = st.integers(1, 40)
 
@@ -133,3 +140,22 @@ def test_rows_of_one_length_are_one_pass() -> None:
     (found,) = cut_by_length(rows, np.full(9, 30), np.ones(9, int), pass_tokens=64)
     assert found.tolist() == rows.tolist()
     assert cut_by_length(rows[:0], np.full(9, 30), np.ones(9, int), pass_tokens=64) == []
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "every", "ends"),
+    [
+        (5, None, [5]),
+        (5, 2, [2, 4, 5]),
+        (1_001, 500, [500, 1_001]),  # one step is no part of its own
+        (1_250, 500, [500, 1_000, 1_250]),
+        (3, 9, [3]),
+        (3, 1, [1, 2, 3]),
+    ],
+)
+def test_parts_of_an_epoch_end_at_the_same_steps_wherever_it_is_gone_on_with(
+    num_steps: int, every: int | None, ends: list[int]
+) -> None:
+    for done in range(num_steps):
+        wanted = next(end for end in ends if end > done)
+        assert next_validation(done, steps_per_epoch=num_steps, every=every) == wanted

@@ -3,14 +3,14 @@
 import logging
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from mlflow import MlflowClient
@@ -20,6 +20,7 @@ from bertray.config import TrainConfig, load_config
 from bertray.errors import ConfigError, DataError
 from bertray.model import mlflow_store
 from bertray.train import tracking
+from bertray.train.courses import ERROR, TRIAL
 from bertray.train.outcome import TrainSummary
 from bertray.train.search import Trial, TrialEpoch
 from bertray.train.state import Epoch
@@ -62,6 +63,11 @@ def config(tmp_path: Path, store: str) -> TrainConfig:
 
 
 @pytest.fixture
+def search(tmp_path: Path, store: str) -> TrainConfig:
+    return config_of(tmp_path, store, "search.keys={optim.weight_decay: [0.0, 0.1]}")
+
+
+@pytest.fixture
 def made(tmp_path: Path) -> Path:
     """A bundle that is about to be published."""
     folder = tmp_path / "made"
@@ -85,7 +91,7 @@ def runs_of(store: str) -> list[Run]:
     experiment = client.get_experiment_by_name("bertray")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    return [run for run in runs if tracking.TRIAL not in run.data.tags]
+    return [run for run in runs if TRIAL not in run.data.tags]
 
 
 def trials_of(store: str) -> list[Run]:
@@ -94,7 +100,7 @@ def trials_of(store: str) -> list[Run]:
     runs = MlflowClient(store).search_runs(
         [search.info.experiment_id], f"tags.`mlflow.parentRunId` = '{search.info.run_id}'"
     )
-    return sorted(runs, key=lambda run: int(run.data.tags[tracking.TRIAL]))
+    return sorted(runs, key=lambda run: int(run.data.tags[TRIAL]))
 
 
 def history(store: str, key: str) -> dict[int, float]:
@@ -135,11 +141,10 @@ def test_a_run_holds_the_settings_each_step_and_epoch_and_the_bundle(
     assert {file.path for file in logged} == {f"bundle/{path.name}" for path in made.iterdir()}
 
 
-def test_a_search_is_one_run_that_tells_what_was_tried_and_what_won(
-    tmp_path: Path, store: str, made: Path
+def test_a_searchs_run_tells_what_was_tried_and_what_won(
+    search: TrainConfig, store: str, made: Path
 ) -> None:
-    config = config_of(tmp_path, store, "search.keys={optim.weight_decay: [0.0, 0.1]}")
-    with tracked(config, LINEAGE) as tracker:
+    with tracked(search, LINEAGE) as tracker:
         assert tracker is not None
         tracker.finish(made, STEPS, replace(SUMMARY, trials=TRIALS))
     (run,) = runs_of(store)
@@ -148,36 +153,102 @@ def test_a_search_is_one_run_that_tells_what_was_tried_and_what_won(
     assert history(store, "step/loss").keys() == {1, 2, 3, 4, 5, 6}
 
 
-@pytest.mark.parametrize("is_away", [False, True])
-def test_each_trial_has_a_run_below_the_searchs_cut_off_or_away_meanwhile_or_not(
-    tmp_path: Path, store: str, made: Path, monkeypatch: pytest.MonkeyPatch, is_away: bool
+def tell_search(
+    config: TrainConfig, made: Path, *, before: Callable[[], None] = lambda: None
 ) -> None:
-    config = config_of(tmp_path, store, "search.keys={optim.weight_decay: [0.0, 0.1]}")
+    """Tell the run of a whole search, of which something happens before its end."""
     first, other = (TrialEpoch(one.number, one.settings, EPOCHS[0]) for one in TRIALS[:2])
-    with suppress(KeyboardInterrupt), tracked(config, LINEAGE) as tracker:
+    with tracked(config, LINEAGE) as tracker:
         assert tracker is not None
-        tracker.update(first)
-        assert [run.info.status for run in trials_of(store)] == ["RUNNING"]
-        tracker.update(other)
-        raise KeyboardInterrupt
-    assert {run.info.status for run in trials_of(store)} == {"KILLED"}
-    with tracked(config, LINEAGE) as tracker, monkeypatch.context() as patch:
-        assert tracker is not None
-        if is_away:
-            patch.setattr(MlflowClient, "log_batch", Mock(side_effect=OSError("nobody there")))
-        for event in (first, replace(first, epoch=EPOCHS[1]), *TRIALS):
+        for event in (first, other, replace(first, epoch=EPOCHS[1]), *TRIALS):
             tracker.update(event)
-        patch.undo()
+        before()
         tracker.finish(made, STEPS, replace(SUMMARY, trials=TRIALS))
+
+
+def check_search(store: str) -> None:
+    """What `tell_search` tells is there, once."""
     runs = trials_of(store)
     assert [run.info.run_name for run in runs] == ["out-trial-1", "out-trial-2", "out-trial-3"]
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED", "FAILED"]
     assert [run.data.tags["bertray.outcome"] for run in runs] == ["done", "stopped", "failed"]
     assert [run.data.params["optim.weight_decay"] for run in runs] == ["0.1", "0.0", "9.0"]
     assert [run.data.metrics.get("best/loss") for run in runs] == [0.4, 0.6, None]
-    assert runs[2].data.tags[tracking.ERROR] == "no number"
-    points = MlflowClient(store).get_metric_history(runs[0].info.run_id, "validation/accuracy")
-    assert [(point.step, point.value) for point in points] == [(3, 0.75), (6, 0.5)]
+    assert runs[2].data.tags[ERROR] == "no number"
+    for run, values in zip(runs, ([(3, 0.75), (6, 0.5)], [(3, 0.75)], []), strict=True):
+        points = MlflowClient(store).get_metric_history(run.info.run_id, "validation/accuracy")
+        assert [(point.step, point.value) for point in points] == values
+
+
+def test_each_trial_has_a_run_below_the_searchs_and_goes_on_in_it(
+    search: TrainConfig, store: str, made: Path
+) -> None:
+    with suppress(KeyboardInterrupt), tracked(search, LINEAGE) as tracker:
+        assert tracker is not None
+        tracker.update(TrialEpoch(1, TRIALS[0].settings, EPOCHS[0]))
+        assert [run.info.status for run in trials_of(store)] == ["RUNNING"]
+        raise KeyboardInterrupt
+    assert [run.info.status for run in trials_of(store)] == ["KILLED"]
+    tell_search(search, made)
+    check_search(store)
+    (run,) = runs_of(store)
+    assert {file.path for file in MlflowClient(store).list_artifacts(run.info.run_id)} == {"bundle"}
+
+
+# Of the calls that change something: those before are made when the run is begun.
+@pytest.mark.parametrize("nth", [3, 4, 5, 6, 9, 14, 15, 16, 23])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_trials_came_to_is_logged_once_whichever_call_the_store_took_and_did_not_answer(
+    search: TrainConfig,
+    store: str,
+    made: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nth: int,
+    *,
+    fails: bool,
+) -> None:
+    calls = count(1)
+
+    def unanswered(call: Callable[..., Any]) -> Callable[..., Any]:
+        def done(*words: Any, **options: Any) -> Any:
+            answer = call(*words, **options)
+            if next(calls) == nth:
+                raise TimeoutError("no answer")
+            return answer
+
+        return done
+
+    def end() -> None:
+        assert next(calls) > nth
+        if fails:
+            raise DataError("the best trial's checkpoint is gone")
+
+    for name in ("create_run", "update_run", "log_batch", "set_tag", "set_terminated"):
+        monkeypatch.setattr(MlflowClient, name, unanswered(getattr(MlflowClient, name)))
+    with suppress(DataError):
+        tell_search(search, made, before=end)
+    check_search(store)
+    (run,) = runs_of(store)
+    assert run.info.status == ("FAILED" if fails else "FINISHED")
+
+
+def test_a_trial_that_failed_and_is_tried_again_is_told_of_as_the_last_attempt_was(
+    search: TrainConfig, store: str, made: Path
+) -> None:
+    lost = replace(TRIALS[0], status="failed", metrics={"loss": 0.9}, reason="its node was lost")
+    with suppress(KeyboardInterrupt), tracked(search, LINEAGE) as tracker:
+        assert tracker is not None
+        tracker.update(TrialEpoch(1, lost.settings, EPOCHS[0]))
+        for event in (lost, TRIALS[1], TRIALS[2]):
+            tracker.update(event)
+        raise KeyboardInterrupt
+    ended = [run.info.end_time for run in trials_of(store)]
+    tell_search(search, made)
+    first, *others = trials_of(store)
+    assert (first.info.status, first.data.tags["bertray.outcome"]) == ("FINISHED", "done")
+    assert ERROR not in first.data.tags
+    assert first.data.metrics["best/loss"] == 0.4
+    assert [run.info.end_time for run in others[1:]] == ended[2:]  # told of again, and left alone
 
 
 def test_what_is_logged_meanwhile_can_be_seen_meanwhile(config: TrainConfig, store: str) -> None:
@@ -207,7 +278,7 @@ def test_a_training_that_was_cut_off_goes_on_in_its_run_and_logs_nothing_twice(
     train(moved, made, steps=STEPS[2:])
     (again,) = runs_of(store)
     assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
-    assert tracking.ERROR not in again.data.tags
+    assert ERROR not in again.data.tags
     assert history(store, "step/loss") == {step.step: step.loss for step in STEPS}
     assert history(store, "train/loss") == {3: 0.5, 6: 0.25}
 
@@ -221,7 +292,7 @@ def test_a_training_that_failed_says_why_and_how_far_it_came(
         raise DataError("step 2 of 6: the loss is nan; s3://me:secret@lake")
     (run,) = runs_of(store)
     assert run.info.status == "FAILED"
-    assert run.data.tags[tracking.ERROR] == "step 2 of 6: the loss is nan; s3://***@lake"
+    assert run.data.tags[ERROR] == "step 2 of 6: the loss is nan; s3://***@lake"
     assert history(store, "step/loss") == {1: 1.0}
 
 

@@ -1,6 +1,7 @@
 """Workers fit the cluster; what they say reaches the caller, progress in order, as one error."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from pyarrow.fs import LocalFileSystem
 from ray.train import Checkpoint, WorkerGroupError
 
 from bertray.cluster import Node, Resources
@@ -16,8 +18,16 @@ from bertray.config import Scaling, Search
 from bertray.errors import BertrayError, ClusterError, ConfigError, DataError, ModelError
 from bertray.train import loop
 from bertray.train.loop import SCORE, Order, is_wanted
-from bertray.train.steps import NonFiniteLossError
-from bertray.train.workers import RAY_UNITS, best_checkpoint, fit, plan_scaling, share_out
+from bertray.train.state import STEPS, Epoch, write_steps
+from bertray.train.steps import NonFiniteLossError, Step
+from bertray.train.workers import (
+    RAY_UNITS,
+    best_checkpoint,
+    fit,
+    plan_scaling,
+    share_out,
+    steps_of,
+)
 
 
 class Trainer:
@@ -110,6 +120,17 @@ def test_the_best_epoch_has_the_best_score_and_what_is_within_one_has_none(tmp_p
     pairs = [(Checkpoint(str(tmp_path / name)), told) for name, told in scores.items()]
     result: Any = SimpleNamespace(best_checkpoints=pairs)
     assert Path(best_checkpoint(result)[0].path).name == "b"
+
+
+def test_a_bundle_tells_of_the_steps_up_to_the_last_validation(tmp_path: Path) -> None:
+    course = [Step(number, 9, 0.5, 1e-3, 1.0, 8, 70) for number in range(1, 9)]
+    (tmp_path / STEPS).write_text(write_steps(course))
+    epochs = [Epoch(step / 9, step, 0.5, {}, 8 * step, 70, 1.0) for step in (3, 6)]
+    result: Any = SimpleNamespace(
+        checkpoint=SimpleNamespace(filesystem=LocalFileSystem(), path=str(tmp_path)),
+        metrics={"history": [asdict(epoch) for epoch in epochs]},
+    )
+    assert steps_of(result) == course[:6]
 
 
 def on(num_cpus: int, *, num_gpus: int = 0, num_nodes: int = 1) -> Resources:
