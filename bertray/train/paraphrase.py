@@ -206,6 +206,12 @@ class _Translator:
                 "name a model of one direction, such as Helsinki-NLP/opus-mt-en-de"
             )
         self._model = _load(AutoModelForSeq2SeqLM, folder, source=source, key=TRANSLATION_KEY)
+        tasks = getattr(self._model.config, "task_specific_params", None) or {}
+        if any(task.startswith("translation") for task in tasks):
+            raise ModelError(
+                f"{TRANSLATION_KEY}: {source} is of many tasks and must be told its one, which "
+                "nothing here does; name a model of one direction, as Helsinki-NLP/opus-mt-en-de is"
+            )
         self._max_length = longest_input(self._model.config, self._tokenizer)
 
     @torch.inference_mode()

@@ -1,5 +1,7 @@
 """Random models say nonsense; what is promised holds all the same."""
 
+import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -139,3 +141,16 @@ def test_a_translation_model_of_many_languages_is_refused(
     NllbTokenizer(vocab=vocabulary, merges=[]).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"translation_models: y must be told the languages"):
         BackTranslation((translation_folders[0], tmp_path), sources=("x", "y"))
+
+
+def test_a_model_that_translates_when_told_to_is_refused(
+    tmp_path: Path, translation_folders: tuple[Path, Path]
+) -> None:
+    """As T5 has it."""
+    shutil.copytree(translation_folders[0], tmp_path / "model")
+    file = tmp_path / "model/config.json"
+    tasks = {"translation_en_to_de": {"prefix": "translate English to German: "}}
+    settings = json.loads(file.read_text()) | {"task_specific_params": tasks}
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"translation_models: x is of many tasks"):
+        BackTranslation((tmp_path / "model", translation_folders[1]), sources=("x", "y"))
