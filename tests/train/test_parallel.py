@@ -88,8 +88,9 @@ def test_two_ranks_take_the_steps_of_one_with_the_double_batch(
     assert len(two_ranks.losses) == 24
     for rank in (0, 1):
         two = np.load(two_ranks.folder / f"{strategy}{rank}.npz")
-        for name in ("losses", "weighted_losses", "probabilities"):
-            np.testing.assert_allclose(two[name], getattr(two_ranks, name), rtol=0, atol=1e-5)
+        # What comes after the steps has the rounding of all of them, other on each processor.
+        for name, atol in (("losses", 1e-5), ("weighted_losses", 1e-4), ("probabilities", 1e-4)):
+            np.testing.assert_allclose(two[name], getattr(two_ranks, name), rtol=0, atol=atol)
         said = (two_ranks.folder / f"{strategy}{rank}.txt").read_text()
         assert "the optimizer step was not taken" in said
 
