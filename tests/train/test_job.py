@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from ray.train import ScalingConfig
 from small_models import add_relative_positions, save_classifier
 
 from bertray.config import TrainConfig, TrainModel, load_config
@@ -20,12 +21,14 @@ from bertray.model.pretrained import load_tokenizer
 from bertray.text.long import LongText
 from bertray.train import lineage as folder
 from bertray.train.base import load_base, open_base
+from bertray.train.examples import Examples
 from bertray.train.job import Job, prepare
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.outcome import TrainSummary, write_bundle
 from bertray.train.precision import Precision
 from bertray.train.run import train
 from bertray.train.state import Epoch, save_state
+from bertray.train.workers import plan_run
 
 Write = Callable[..., Path]
 METRICS = {"accuracy": 0.5, "macro_f1": 0.4, "loss": 0.7}
@@ -95,6 +98,22 @@ def test_settings_for_something_that_was_not_asked_for_are_told(
         "augmentation.num_copies is for augmentation.methods, which is not given",
         "search.num_trials is for search.keys, which is not given",
     ]
+
+
+@pytest.mark.parametrize(("every", "told"), [(3, []), (4, ["validation_steps=4: an epoch has 5"])])
+def test_an_epoch_too_short_to_be_validated_within_is_told(
+    every: int,
+    told: list[str],
+    config: TrainConfig,
+    make_examples: Callable[..., Examples],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = ready(changed(config, training={"validation_steps": every, "per_device_batch_size": 4}))
+    rows: Any = make_examples(20)
+    scaling = job.config.scaling
+    plan_run(job, training=rows, examples=rows, scaling=scaling, workers=ScalingConfig())
+    assert len(caplog.messages) == len(told)
+    assert all(part in said for part, said in zip(told, caplog.messages, strict=True))
 
 
 def test_windows_of_a_model_that_padding_changes_are_refused(
