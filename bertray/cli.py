@@ -75,7 +75,7 @@ def train(words: Words = None) -> None:
     from bertray.train.run import train as run
 
     with TrainView() as view:
-        view.finish(run(config, on_progress=view.update), config)
+        view.finish(run(config, on_progress=view.update, on_wait=view.wait), config)
 
 
 @app.command()

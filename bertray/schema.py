@@ -173,10 +173,10 @@ def check_label_column(
         fits = is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
         wanted = "string, integer or boolean"
     if not fits:
-        raise SchemaError(
-            f"{where}: column {column!r} is {kind}, expected {wanted}; "
-            f"set {key} to the column that holds the label"
-        )
+        hint = f"set {key} to the column that holds the label"
+        if task == "single_label" and pa.types.is_floating(kind):
+            hint += ", or cast it to int64 (of numbers with gaps pandas makes a float column)"
+        raise SchemaError(f"{where}: column {column!r} is {kind}, expected {wanted}; {hint}")
 
 
 def to_matrix(label_ids: np.ndarray, lengths: np.ndarray, *, num_labels: int) -> np.ndarray:

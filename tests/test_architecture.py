@@ -14,6 +14,7 @@ FLOORS = {
     "schema": 1,
     "storage": 1,
     "cluster": 1,
+    "lease": 2,
     "text": 2,
     "model": 3,
     "score": 4,

@@ -19,7 +19,7 @@ from bertray.score.pool import plan_pool
 from bertray.score.status import Status
 from bertray.score.summary import Progress, Summary
 from bertray.train.outcome import TrainSummary
-from bertray.train.state import Epoch
+from bertray.train.state import Epoch, Resumed
 from bertray.train.steps import Step
 
 CONFIG = load_config(ScoreConfig, None, ["model.path=m", "input.path=i", "output.path=o"])
@@ -88,12 +88,14 @@ def test_the_summary_of_a_training_tells_what_it_is_worth_and_where_it_ran(
     words = ["model.base=b", "data.train=d", "output.path=o"]
     with TrainView() as view, caplog.at_level(logging.INFO):
         view.update(first)
+        view.update(Resumed(step=4, num_steps=9))
         view.finish(summary, load_config(TrainConfig, None, words))
     printed = " ".join(capsys.readouterr().out.split())
     facts = ("accuracy 0.7500", "device cuda", "tokens/s 36", "labels bad, good")
     for fact in (*facts, "best epoch 0.6667 of 1"):
         assert fact in printed
     assert caplog.messages[0].startswith("epoch=0.6667/")
+    assert caplog.messages[1] == "training goes on after step 4 of 9"
 
 
 def test_no_path_is_broken_however_long(capsys: pytest.CaptureFixture[str]) -> None:

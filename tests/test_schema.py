@@ -190,6 +190,12 @@ def test_lists_of_any_kind_are_labels_where_rows_have_several(kind: pa.DataType)
         check_label_column(schema, "y", where="s", key="data.label")
 
 
+def test_label_ids_that_gaps_have_made_floats_are_told_how_to_become_labels() -> None:
+    schema = pa.schema([("y", pa.float64())])
+    with pytest.raises(SchemaError, match=r"'y' is double, .*, or cast it to int64"):
+        check_label_column(schema, "y", where="s", key="data.label")
+
+
 @pytest.mark.parametrize(
     "kind", [pa.string(), pa.list_(pa.float32()), pa.list_(pa.list_(pa.string()))]
 )

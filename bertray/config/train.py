@@ -99,7 +99,11 @@ class Optim(Section):
         description="Each layer's rate is this share of that of the layer above it; the head has "
         "the full rate, the embeddings the least.",
     )
-    max_grad_norm: Positive = Field(1.0, description="Gradients are clipped to this global norm.")
+    max_grad_norm: float = Field(
+        1.0,
+        gt=0.0,
+        description="Gradients are clipped to this global norm; `.inf` clips none.",
+    )
 
 
 class Training(Section):
@@ -124,7 +128,8 @@ class Training(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Number type of the matrix products; weights and optimizer stay in float32. "
-        "`auto`: bfloat16 on GPUs that have it, else float32.",
+        "`auto`: bfloat16 on GPUs that have it, else float32; older ones (V100, T4) are faster "
+        "with float16.",
     )
     gradient_checkpointing: bool = Field(
         False,

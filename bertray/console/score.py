@@ -9,7 +9,6 @@ from bertray.console.view import MOST_LABELS, Facts, View, duration
 
 if TYPE_CHECKING:
     from bertray.config import ScoreConfig
-    from bertray.score.lease import Holder
     from bertray.score.summary import Progress, Summary
 
 logger = logging.getLogger(__name__)
@@ -42,15 +41,6 @@ class ScoreView(View):
                 progress.num_splits,
                 rate,
             )
-
-    def wait(self, holder: "Holder") -> None:
-        """Say for whom the run waits."""
-        logger.warning(
-            "another run is at work on this output (%s, process %d, since %s); waiting for its end",
-            holder.host,
-            holder.pid,
-            holder.started,
-        )
 
     def finish(self, summary: "Summary", config: "ScoreConfig") -> None:
         """What stands in the output folder, and what this run did for it."""

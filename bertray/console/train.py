@@ -29,7 +29,7 @@ class TrainView(View):
 
     def update(self, event: "Event") -> None:
         """Show one thing that happened in training."""
-        from bertray.train.run import Epoch, Start, Step, Trial, TrialEpoch
+        from bertray.train.run import Epoch, Resumed, Start, Step, Trial, TrialEpoch
 
         match event:
             case Start():
@@ -44,6 +44,8 @@ class TrainView(View):
                     event.num_validation_rows,
                     len(event.labels),
                 )
+            case Resumed():
+                logger.info("training goes on after step %d of %d", event.step, event.num_steps)
             case Step():
                 self.bar.update(
                     self.task,

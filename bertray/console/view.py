@@ -3,9 +3,10 @@
 On a terminal one live line; elsewhere (a log, a job) a plain line at most every half minute.
 """
 
+import logging
 import time
 from collections.abc import Iterator
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
@@ -20,6 +21,11 @@ from rich.progress import (
     Progress as Bar,
 )
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from bertray.lease import Holder
+
+logger = logging.getLogger(__name__)
 
 LOG_EVERY_S = 30.0
 MOST_LABELS = 12
@@ -86,6 +92,15 @@ class View:
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+
+    def wait(self, holder: "Holder") -> None:
+        """Say for whom the run waits."""
+        logger.warning(
+            "another run is at work on this output (%s, process %d, since %s); waiting for its end",
+            holder.host,
+            holder.pid,
+            holder.started,
+        )
 
     def is_line_due(self) -> bool:
         """Whether to log how far the job is; asked for as often as one likes."""

@@ -16,6 +16,7 @@ from itertools import takewhile
 from bertray import storage
 from bertray.config import NightlyConfig, ReportConfig, ScoreConfig
 from bertray.errors import ModelError
+from bertray.lease import Holder, hold
 from bertray.model.bundle import Bundle, open_bundle
 from bertray.nightly.alert import alert_of_failure, send_alert
 from bertray.nightly.challenger import challenge
@@ -36,7 +37,6 @@ from bertray.nightly.history import (
 )
 from bertray.report.run import Report, report
 from bertray.score.contract import CONTRACT, read_contract
-from bertray.score.lease import Holder, hold
 from bertray.score.manifest import MANIFEST
 from bertray.score.run import score
 from bertray.score.summary import Progress

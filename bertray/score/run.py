@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from bertray import cluster, storage
 from bertray.config import ScoreConfig
 from bertray.errors import ClusterError
+from bertray.lease import Holder, hold
 from bertray.model.backend import Device
 from bertray.model.bundle import Bundle, check_pairs, load_model, open_bundle
 from bertray.model.engine import resolve_backend
@@ -26,7 +27,6 @@ from bertray.score.abstain import abstain_below
 from bertray.score.commits import Receipt
 from bertray.score.contract import Contract
 from bertray.score.int8 import report_agreement
-from bertray.score.lease import Holder, hold
 from bertray.score.ledger import Attempts
 from bertray.score.metrics import telling_prometheus
 from bertray.score.pipeline import blocks_of, classified, engine_settings, written

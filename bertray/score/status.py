@@ -12,11 +12,11 @@ import yaml
 from bertray import cluster, storage
 from bertray.config import ScoreConfig
 from bertray.errors import DataError, OutputError, SchemaError
+from bertray.lease import Holder, read_holder
 from bertray.model.engine import Engine, resolve_backend
 from bertray.score import manifest as folder
 from bertray.score.commits import list_outputs, task_of
 from bertray.score.contract import read_contract
-from bertray.score.lease import Holder, read_holder
 from bertray.score.plan import BadShard
 from bertray.score.pool import plan_pool
 from bertray.score.run import Job, settings_of

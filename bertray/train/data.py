@@ -37,6 +37,7 @@ ROWS_PER_TOKENIZER = 50_000  # below so many, starting another process takes lon
 # Models take so many runs of rows each, and these at least: fewer rounds end unevenly, and a run
 # reads all of its row groups.
 ROUNDS, ROWS_PER_MODEL = 4, 1_024
+LABELS_NAMED = 12  # in a message
 ROWS, ROWS_TO_COPY = "rows", "rows_to_copy"
 TOKENIZER_CPUS = 0.8  # the rest lets Ray Data's own tasks run on a small machine
 
@@ -126,6 +127,8 @@ def encode(
     if num_dropped := num_rows - int((numbers == 0).sum()):
         logger.warning("rows without text are left out num_rows=%d of=%d", num_dropped, num_rows)
     held_out = labelled.is_validation[examples.row_ids]
+    if names := labels_without_rows(labelled, examples.targets[~held_out]):
+        logger.warning("labels are not learnt, as no training row of theirs has a text: %s", names)
     for key, rows in (("data.train", ~held_out), ("data.validation", held_out)):
         if not rows.any():
             raise _no_text(key, data)
@@ -133,6 +136,18 @@ def encode(
         select(examples, np.flatnonzero(~held_out)),
         select(examples, np.flatnonzero(held_out)),
         count_by_method(numbers, augmenter) if augmenter is not None else {},
+    )
+
+
+def labels_without_rows(labelled: Labelled, targets: np.ndarray) -> str:
+    """The names of labels that none of these rows has, at most some of them."""
+    if labelled.task == "regression":
+        return ""
+    ids = targets.nonzero()[-1] if labelled.task == "multi_label" else targets
+    missing = np.setdiff1d(np.arange(len(labelled.labels)), ids)
+    names = ", ".join(labelled.labels[label_id] for label_id in missing[:LABELS_NAMED])
+    return (
+        f"{names} and {len(missing) - LABELS_NAMED} more" if len(missing) > LABELS_NAMED else names
     )
 
 

@@ -28,6 +28,14 @@ from bertray.train.teacher import Teacher, make_teacher
 
 logger = logging.getLogger(__name__)
 
+# Sections, and the setting without which their others do nothing.
+NEEDED = {"augmentation": "methods", "distillation": "teacher", "search": "keys"}
+# Sections with a setting each that does nothing beside another.
+TAKEN_INSTEAD = (
+    ("data", "validation_fraction", "validation"),
+    ("optim", "warmup_ratio", "warmup_steps"),
+)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -89,15 +97,7 @@ def prepare(config: TrainConfig) -> Job | None:
     found = folder.find_equal(output.path, lineage, base=config.model.base, replace=output.replace)
     if found is not None:
         return None
-    for section, key in (
-        ("augmentation", "methods"),
-        ("distillation", "teacher"),
-        ("search", "keys"),
-    ):
-        if unheeded := _unheeded(getattr(config, section), key):
-            logger.warning(
-                "%s.%s is for %s.%s, which is not given", section, unheeded, section, key
-            )
+    tell_unheeded(config)
     training = config.training
     labelled = read_labels(shards, config.data, seed=training.seed, task=training.task)
     metric = metric_of(training, labelled.task)
@@ -112,13 +112,24 @@ def prepare(config: TrainConfig) -> Job | None:
     return job
 
 
-def _unheeded(section: Section, key: str) -> str | None:
-    """A setting that was made, though the one that it is for was not."""
-    if getattr(section, key):
-        return None
+def tell_unheeded(config: TrainConfig) -> None:
+    """Warn of settings that were made, and that others leave without effect."""
+    for name, key in NEEDED.items():
+        section = getattr(config, name)
+        made = [one for one in _made(section) if one != key]
+        if made and not getattr(section, key):
+            logger.warning("%s.%s is for %s.%s, which is not given", name, made[0], name, key)
+    for name, key, instead in TAKEN_INSTEAD:
+        section = getattr(config, name)
+        if {key, instead} <= set(_made(section)):
+            value = getattr(section, instead)
+            logger.warning("%s.%s is not heeded, as %s.%s=%s is", name, key, name, instead, value)
+
+
+def _made(section: Section) -> list[str]:
+    """The settings that differ from their defaults, in their order."""
     fields = type(section).model_fields
-    made = [one for one in fields if getattr(section, one) != fields[one].default]
-    return next((one for one in made if one != key), None)
+    return [one for one in fields if getattr(section, one) != fields[one].default]
 
 
 def trial_job(job: Job, config: TrainConfig) -> Job:

@@ -11,21 +11,26 @@ _run/            while training: Ray Train's checkpoints, and whose they are
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from bertray import storage
 from bertray.config import TrainConfig
 from bertray.errors import OutputError
+from bertray.lease import LEASE
 from bertray.model.bundle import Bundle
 from bertray.model.manifest import MANIFEST, Manifest, package_versions, read_manifest
 from bertray.model.publish import publish_bundle
 from bertray.train.augment import Augmenter
 from bertray.train.base import Base
 
+logger = logging.getLogger(__name__)
+
 RUN = "_run"
 OWNER = f"{RUN}/lineage.json"
 SEARCH = "search"
+HOW_FAST = {"checkpoint_steps", "accumulation_steps", "gradient_checkpointing"}
 
 
 def lineage_of(
@@ -47,7 +52,7 @@ def lineage_of(
         **_flat("text", config.text.model_dump()),
         **_flat("data", config.data.model_dump(exclude={"train", "validation"})),
         **_flat("optim", config.optim.model_dump()),
-        **_flat("training", config.training.model_dump(exclude={"checkpoint_steps"})),
+        **_flat("training", config.training.model_dump(exclude=HOW_FAST)),
         "scaling.num_workers": config.scaling.max_workers,
     }
     if config.calibration.method != "none":
@@ -101,7 +106,8 @@ def find_equal(
         raise OutputError(f"output.path={output} is a file; name a folder")
     manifest = read_manifest(output)
     if manifest is None:
-        if storage.is_empty(output) or storage.exists(storage.join(output, OWNER)):
+        ours = (OWNER, f"{RUN}/{LEASE}")
+        if storage.is_empty(output) or any(storage.exists(storage.join(output, at)) for at in ours):
             return None
         raise OutputError(
             f"output.path={output} holds files that no bertray train has written "
@@ -120,10 +126,22 @@ def find_equal(
 def begin(output: str, lineage: dict[str, str]) -> None:
     """Say that the folder is ours before the first file of the bundle is there.
 
+    If another training was begun there, whose checkpoints are of no use, the log says what differs.
+
     Raises:
         OutputError: nothing can be written there.
     """
-    storage.put_json(storage.join(output, OWNER), lineage, overwrite=True)
+    owner = storage.join(output, OWNER)
+    here = {**lineage, "packages": json.dumps(package_versions(), sort_keys=True)}
+    begun = storage.get_json(owner)
+    if begun is not None and (changes := _changes(_comparable(begun, here), here)):
+        logger.warning(
+            "output.path=%s: starting from the beginning; the training that was begun there is "
+            "another one (%s)",
+            output,
+            "; ".join(changes),
+        )
+    storage.put_json(owner, here, overwrite=True)
 
 
 def publish(folder: Path, output: str) -> None:
@@ -140,16 +158,22 @@ def finish(output: str) -> None:
 def _difference(manifest: Manifest, lineage: dict[str, str], *, base: str) -> str:
     """Names both sides of what does not fit."""
     there = _comparable(manifest.lineage, lineage)
-    reasons = []
-    if there.get("base") != lineage["base"]:
-        reasons.append(f"model.base: {manifest.base} there, {base} here, with other weights")
-    if there.get("data") != lineage["data"]:
-        reasons.append("data.train or data.validation: other files, or files that have changed")
-    for key in sorted({*there, *lineage} - {"base", "data"}):
-        if there.get(key) != lineage.get(key):
-            old, new = there.get(key, "not known"), lineage.get(key, "not known")
-            reasons.append(f"{key}: {old} there, {new} here")
-    return f"was trained otherwise ({'; '.join(reasons)})"
+    bases = f"{manifest.base} there, {base} here, with "
+    return f"was trained otherwise ({'; '.join(_changes(there, lineage, bases=bases))})"
+
+
+def _changes(there: dict[str, str], here: dict[str, str], *, bases: str = "") -> list[str]:
+    """What is of other values, each with both."""
+    found = []
+    if there.get("base") != here["base"]:
+        found.append(f"model.base: {bases}other weights")
+    if there.get("data") != here["data"]:
+        found.append("data.train or data.validation: other files, or files that have changed")
+    for key in sorted({*there, *here} - {"base", "data"}):
+        old, new = there.get(key, "not known"), here.get(key, "not known")
+        if old != new:
+            found.append(f"{key}: {old} there, {new} here")
+    return found
 
 
 def _comparable(there: dict[str, str], here: dict[str, str]) -> dict[str, str]:

@@ -33,7 +33,15 @@ from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.parallel import Strategy, ddp_options, is_sharded, shard
 from bertray.train.plan import next_validation, num_steps_per_epoch, plan_epoch
 from bertray.train.precision import Precision
-from bertray.train.state import STEPS, Epoch, load_state, read_steps, save_state, write_steps
+from bertray.train.state import (
+    STEPS,
+    Epoch,
+    Resumed,
+    load_state,
+    read_steps,
+    save_state,
+    write_steps,
+)
 from bertray.train.steps import NonFiniteLossError, Step, collate, predict, train_steps
 
 SCORE = "score"  # that checkpoints are kept by, the more the better
@@ -99,9 +107,9 @@ def train_worker(config: dict[str, Any]) -> str | None:
     restart. So its message is returned, not raised, and Ray does not try again.
 
     Args:
-        config: a `WorkerJob` as ``job``; as ``events`` a queue that rank 0 puts a `Step` or an
-            `Epoch` in from time to time; as ``orders``, of a search's trial, one that it asks after
-            each epoch whether there is to be another.
+        config: a `WorkerJob` as ``job``; as ``events`` a queue that rank 0 puts a `Resumed` in if
+            it goes on, and from time to time a `Step` or an `Epoch`; as ``orders``, of a search's
+            trial, one that it asks after each epoch whether there is to be another.
     """
     logging.getLogger("ray.train").setLevel(logging.ERROR)  # it tells every report at length
     try:
@@ -170,6 +178,8 @@ class _Worker:
     def run(self) -> None:
         """Train to the last epoch, or until no better one is to be hoped for."""
         training = self.job.training
+        if self.log and self.rank == 0:
+            self.events.put(Resumed(len(self.log), self.num_steps))
         while len(self.log) < self.num_steps:
             # Every rank has the same metrics.
             if is_stuck(self.history, training, metric=self.job.metric):

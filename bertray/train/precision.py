@@ -9,6 +9,8 @@ from torch import Tensor
 
 Name = Literal["auto", "float32", "bfloat16", "float16"]
 
+LEAST_SCALE = 2.0**-14  # a gradient that overflows at it has overflowed thirty times in turn
+
 
 class Precision:
     """Autocast for forward passes, and a gradient scaler where numbers are small of range.
@@ -53,6 +55,11 @@ class Precision:
         self._scaler.step(optimizer)
         self._scaler.update()
         return self._scaler.get_scale() >= scale
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether gradients are not finite however little they are scaled."""
+        return self.may_overflow and self._scaler.get_scale() < LEAST_SCALE
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed training needs."""

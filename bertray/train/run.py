@@ -15,8 +15,9 @@ from pathlib import Path
 
 import ray
 
-from bertray import cluster
+from bertray import cluster, storage
 from bertray.config import TrainConfig
+from bertray.lease import Holder, hold
 from bertray.model.backend import Device
 from bertray.train import lineage as folder
 from bertray.train.data import encode
@@ -28,7 +29,7 @@ from bertray.train.outcome import (
     write_course,
 )
 from bertray.train.search import Trial, TrialEpoch
-from bertray.train.state import Epoch
+from bertray.train.state import Epoch, Resumed
 from bertray.train.steps import Step
 from bertray.train.tracking import Tracker, tracked
 from bertray.train.workers import (
@@ -42,7 +43,17 @@ from bertray.train.workers import (
     train_on_workers,
 )
 
-__all__ = ["Epoch", "Event", "Start", "Step", "TrainSummary", "Trial", "TrialEpoch", "train"]
+__all__ = [
+    "Epoch",
+    "Event",
+    "Resumed",
+    "Start",
+    "Step",
+    "TrainSummary",
+    "Trial",
+    "TrialEpoch",
+    "train",
+]
 
 
 @dataclass(frozen=True)
@@ -66,15 +77,23 @@ class Start:
     num_trials: int
 
 
-Event = Start | Step | Epoch | TrialEpoch | Trial
+Event = Start | Resumed | Step | Epoch | TrialEpoch | Trial
 
 
 def train(
-    config: TrainConfig, *, on_progress: Callable[[Event], None] = lambda event: None
+    config: TrainConfig,
+    *,
+    on_progress: Callable[[Event], None] = lambda event: None,
+    on_wait: Callable[[Holder], None] = lambda holder: None,
 ) -> TrainSummary:
     """Fine-tune, and put the model that validation likes best at ``output.path``.
 
     A bundle of the same model, data and settings is left as it is, and its summary returned.
+
+    Args:
+        config: of the job.
+        on_progress: called with what has happened.
+        on_wait: called when another run is at work on the output, before waiting for it.
 
     Raises:
         UserError: the config, the model, the data or the output folder cannot be used; found
@@ -82,11 +101,15 @@ def train(
         BertrayError: the workers were lost more often than is made up for.
     """
     job = prepare(config)
-    if job is None:
-        folder.finish(config.output.path)
-        return read_summary(config.output.path)
-    with tracked(config, job.lineage) as tracker:
-        return fine_tune(job, tracker=tracker, on_progress=on_progress)
+    if job is not None:
+        with hold(storage.join(config.output.path, folder.RUN), on_wait=on_wait) as waited:
+            if waited:  # what the other run did is done
+                job = prepare(config)
+            if job is not None:
+                with tracked(config, job.lineage) as tracker:
+                    return fine_tune(job, tracker=tracker, on_progress=on_progress)
+    folder.finish(config.output.path)
+    return read_summary(config.output.path)
 
 
 def fine_tune(

@@ -20,6 +20,19 @@ STEPS = "steps.jsonl"
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """The training goes on from a checkpoint.
+
+    Attributes:
+        step: the last one that had been done by then.
+        num_steps: to be done, all in all.
+    """
+
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One pass over the training rows, and the validation after it.
 

@@ -154,6 +154,12 @@ def train_steps(
         learning_rate = float(schedule.get_last_lr()[0])
         if precision.step(optimizer):
             schedule.step()
+        elif precision.is_lost:
+            raise NonFiniteLossError(
+                f"step {number} of {num_steps}: with training.precision=float16 the gradients "
+                "have not been finite for many steps, none of which was taken; take bfloat16 or "
+                "float32"
+            )
         yield Step(
             step=number,
             num_steps=num_steps,

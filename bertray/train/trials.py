@@ -32,7 +32,7 @@ from bertray.train.job import Job
 from bertray.train.loop import SCORE, Order
 from bertray.train.measure import score_of
 from bertray.train.search import Trial, TrialEpoch, ranked, settings_of, trial_of
-from bertray.train.state import Epoch
+from bertray.train.state import Epoch, Resumed
 from bertray.train.steps import Step
 from bertray.train.workers import (
     Run,
@@ -201,7 +201,7 @@ class _TrialProcess(tune.Trainable):
             yield {**_report_of(history_of(heard)[-1], metric), IS_LAST: True, "done": True}
 
     def _work(self) -> None:
-        def tell(event: Step | Epoch) -> None:
+        def tell(event: Resumed | Step | Epoch) -> None:
             if isinstance(event, Epoch):
                 self._heard.put(event)
 

@@ -38,7 +38,7 @@ from bertray.train.job import Job
 from bertray.train.loop import WorkerJob, train_worker
 from bertray.train.loss import make_loss
 from bertray.train.plan import next_validation, num_steps_per_epoch
-from bertray.train.state import STEPS, Epoch, read_steps
+from bertray.train.state import STEPS, Epoch, Resumed, read_steps
 from bertray.train.steps import Step
 
 T = TypeVar("T")
@@ -132,6 +132,13 @@ def plan_run(
             every,
             num_steps,
         )
+    num_steps *= worker_job.training.num_epochs
+    if (config.optim.warmup_steps or 0) >= num_steps:
+        logger.warning(
+            "optim.warmup_steps=%d: there are %d steps, which end before the rate has risen",
+            config.optim.warmup_steps,
+            num_steps,
+        )
     return Run(worker_job, workers, run_config(job))
 
 
@@ -172,6 +179,13 @@ def plan_scaling(scaling: Scaling, resources: Resources, *, at_once: int = 1) ->
             "GPU nodes will join",
             resources.num_gpus,
             wanted,
+        )
+    if use_gpu and "num_workers" not in scaling.model_fields_set and at_once < resources.num_gpus:
+        logger.info(
+            "training on 1 of the cluster's %g GPUs; scaling.num_workers=%d takes all, and as many "
+            "times the rows a step",
+            resources.num_gpus,
+            resources.num_gpus,
         )
     cpus = float(scaling.num_threads or 1)
     if has_room:
@@ -229,7 +243,7 @@ def run_config(job: Job) -> RunConfig:
 
 
 def train_on_workers(
-    run: Run, *, on_progress: Callable[[Step | Epoch], None], orders: Queue | None = None
+    run: Run, *, on_progress: Callable[[Resumed | Step | Epoch], None], orders: Queue | None = None
 ) -> Result:
     """Start the workers and see them to the end, from the latest checkpoint if there is one.
 
@@ -265,7 +279,7 @@ def queue_here() -> Queue:
 
 
 def fit(
-    trainer: TorchTrainer, *, events: Queue, on_progress: Callable[[Step | Epoch], None]
+    trainer: TorchTrainer, *, events: Queue, on_progress: Callable[[Resumed | Step | Epoch], None]
 ) -> Result:
     """Run the workers to the end, passing on what they say meanwhile. Raises as above."""
     try:
@@ -279,8 +293,9 @@ def fit(
             if line := _line_with(DEVICE_IS_FULL, failure):
                 raise ConfigError(
                     f"training ran out of memory: {line}; raise training.accumulation_steps (the "
-                    "same steps in smaller passes), set training.gradient_checkpointing=true, "
-                    "lower model.max_length, or take scaling.strategy=fsdp2 and more workers"
+                    "same steps in smaller passes) or set training.gradient_checkpointing=true, "
+                    "and run again: it goes on after the latest checkpoint; or start over with a "
+                    "lower model.max_length, or scaling.strategy=fsdp2 and more workers"
                 ) from error
             if line := _line_with(NODE_IS_FULL, failure):
                 raise ClusterError(

@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 from scoring import driver
 
+from bertray import storage
 from bertray.config import TrainConfig, load_config
 from bertray.errors import DataError
 from bertray.model.bundle import open_bundle
@@ -30,7 +31,7 @@ from bertray.model.settings import resolve_settings
 from bertray.train.job import prepare
 from bertray.train.run import Event, Start, TrainSummary, Trial, TrialEpoch, train
 from bertray.train.search import draw
-from bertray.train.state import Epoch
+from bertray.train.state import Epoch, Resumed
 from bertray.train.steps import Step
 from bertray.train.workers import earlier_epochs, run_config
 
@@ -233,6 +234,42 @@ def test_a_lost_worker_resumes_and_one_worker_learns_what_two_do(
         assert epoch.metrics == pytest.approx(expected.metrics, abs=1e-4)
     losses = [epoch.metrics["loss"] for epoch in one.epochs]
     assert one.best_epoch == 1 + losses.index(min(losses))
+
+
+def test_a_training_on_s3_cut_off_before_its_bundle_was_there_takes_no_step_again(
+    root: Path,
+    s3: str,
+    trained: tuple[TrainSummary, list[Event]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def is_cut_off(made: Path, output: str) -> None:
+        raise KeyboardInterrupt
+
+    for shard in (root / "data").iterdir():
+        assert storage.put_bytes(storage.join(s3, "data", shard.name), shard.read_bytes())
+    words = words_of(root, "unused", "training.per_device_batch_size=8")
+    words += [f"data.train={s3}/data", f"output.path={s3}/bundle"]
+    wanted = load_config(TrainConfig, None, words)
+    with monkeypatch.context() as patch:
+        patch.setattr("bertray.train.lineage.publish", is_cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            train(wanted)
+    assert read_manifest(wanted.output.path) is None
+    fs, path = storage.resolve(storage.join(wanted.output.path, "_run"))
+    kept = {Path(file).parent.name for file in fs.find(path) if "/epoch-" in file}
+    assert "epoch-003" in kept
+    assert len(kept) <= 2  # the best and the latest of three
+
+    events: list[Event] = []
+    summary = train(wanted, on_progress=events.append)
+    assert [event for event in events if isinstance(event, Resumed)] == [Resumed(21, 21)]
+    assert not any(isinstance(event, Step) for event in events)
+    assert summary.epochs[-1].metrics == pytest.approx(trained[0].epochs[-1].metrics, abs=1e-4)
+    assert not storage.exists(storage.join(wanted.output.path, "_run/lineage.json"))
+    bundle = open_bundle(wanted.output.path)
+    engine = Engine(bundle, resolve_settings(bundle, device="cpu"))
+    ids = engine.predict(["a good film", "a bad plot"]).probabilities.argmax(axis=1)
+    assert [bundle.labels[label_id] for label_id in ids] == ["pos", "neg"]
 
 
 # So that Ray's controller has asked for an epoch's reports before the next one has ended.

@@ -22,12 +22,12 @@ from bertray import cli, storage
 from bertray.config import EvaluateConfig, NightlyConfig, load_config
 from bertray.errors import ConfigError, ModelError, SchemaError
 from bertray.evaluate.evaluation import Verdict
+from bertray.lease import hold
 from bertray.model import store
 from bertray.model.bundle import open_bundle
 from bertray.nightly import run
 from bertray.nightly.history import read_nights
 from bertray.nightly.run import Outcome, nightly
-from bertray.score.lease import hold
 from bertray.score.manifest import MANIFEST
 
 ROWS = 400

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from bertray.storage.outage import UnreachableError
 from bertray.text.long import LongText
 from bertray.train.augment import count_by_method, open_augmenter
 from bertray.train.base import Base
-from bertray.train.data import in_row_order, pieces_to_read, tokenize
+from bertray.train.data import in_row_order, labels_without_rows, pieces_to_read, tokenize
 from bertray.train.examples import Examples, select
 from bertray.train.labels import Labelled, list_shards, read_labels
 
@@ -124,6 +125,21 @@ def test_rows_without_text_are_left_out_and_keep_no_others_place(
     examples = in_row_order(block, labelled.targets)
     assert examples.row_ids.tolist() == [0, 3, 5]
     assert examples.targets.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "labels", [["x", "y", "z", "y", "z"], [["x"], ["y"], ["x", "z"], [], ["z"]]]
+)
+def test_labels_all_of_whose_rows_are_left_out_are_named(
+    labels: list[Any], write_shards: Write, base: Base
+) -> None:
+    texts = ["good film", "bad plot", None, "awful", " "]
+    labelled = labelled_texts(write_shards({"a": pa.table({"text": texts, "label": labels})}))
+    (block,) = tokenized(labelled, base, ["text"])
+    targets = in_row_order(block, labelled.targets).targets
+    assert labels_without_rows(labelled, targets) == "z"
+    assert labels_without_rows(labelled, labelled.targets) == ""
+    assert labels_without_rows(labelled, targets[:0]) == "x, y, z"
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])

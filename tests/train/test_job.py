@@ -1,10 +1,14 @@
 """What train() does before a cluster starts: every mistake is found, finished work is found too."""
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +17,10 @@ import torch
 from ray.train import ScalingConfig
 from small_models import add_relative_positions, save_classifier
 
+from bertray import storage
 from bertray.config import TrainConfig, TrainModel, load_config
 from bertray.errors import ConfigError, ModelError, OutputError
+from bertray.lease import Holder, hold
 from bertray.model.bundle import open_bundle
 from bertray.model.manifest import read_manifest
 from bertray.model.pretrained import load_tokenizer
@@ -22,13 +28,14 @@ from bertray.text.long import LongText
 from bertray.train import lineage as folder
 from bertray.train.base import load_base, open_base
 from bertray.train.examples import Examples
-from bertray.train.job import Job, prepare
+from bertray.train.job import Job, prepare, tell_unheeded
+from bertray.train.loss import CROSS_ENTROPY, CrossEntropy
 from bertray.train.optim import make_optimizer, make_schedule
 from bertray.train.outcome import TrainSummary, write_bundle
 from bertray.train.precision import Precision
 from bertray.train.run import train
 from bertray.train.state import Epoch, save_state
-from bertray.train.workers import plan_run
+from bertray.train.workers import Run, plan_run
 
 Write = Callable[..., Path]
 METRICS = {"accuracy": 0.5, "macro_f1": 0.4, "loss": 0.7}
@@ -98,22 +105,104 @@ def test_settings_for_something_that_was_not_asked_for_are_told(
         "augmentation.num_copies is for augmentation.methods, which is not given",
         "search.num_trials is for search.keys, which is not given",
     ]
+    caplog.clear()
+    data = {"validation_fraction": 0.2, "validation": "v"}
+    tell_unheeded(changed(config, data=data, optim={"warmup_ratio": 0.2, "warmup_steps": 4}))
+    assert caplog.messages == [
+        "data.validation_fraction is not heeded, as data.validation=v is",
+        "optim.warmup_ratio is not heeded, as optim.warmup_steps=4 is",
+    ]
 
 
-@pytest.mark.parametrize(("every", "told"), [(3, []), (4, ["validation_steps=4: an epoch has 5"])])
+@pytest.fixture
+def plan(make_examples: Callable[..., Examples]) -> Callable[[TrainConfig], Run]:
+    """What the workers get, of a training on twenty rows."""
+
+    def make(config: TrainConfig) -> Run:
+        rows: Any = make_examples(20)
+        scaling, workers = config.scaling, ScalingConfig()
+        return plan_run(
+            ready(config), training=rows, examples=rows, scaling=scaling, workers=workers
+        )
+
+    return make
+
+
+@pytest.mark.parametrize(("every", "is_told"), [(3, False), (4, True)])
 def test_an_epoch_too_short_to_be_validated_within_is_told(
     every: int,
-    told: list[str],
+    is_told: bool,
     config: TrainConfig,
-    make_examples: Callable[..., Examples],
+    plan: Callable[[TrainConfig], Run],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    job = ready(changed(config, training={"validation_steps": every, "per_device_batch_size": 4}))
-    rows: Any = make_examples(20)
-    scaling = job.config.scaling
-    plan_run(job, training=rows, examples=rows, scaling=scaling, workers=ScalingConfig())
-    assert len(caplog.messages) == len(told)
-    assert all(part in said for part, said in zip(told, caplog.messages, strict=True))
+    plan(changed(config, training={"validation_steps": every, "per_device_batch_size": 4}))
+    assert ["validation_steps=4: an epoch has 5" in said for said in caplog.messages] == [True] * (
+        is_told
+    )
+
+
+@pytest.mark.parametrize(("num_steps", "is_told"), [(14, False), (15, True)])
+def test_a_warmup_longer_than_the_training_is_told(
+    num_steps: int,
+    is_told: bool,
+    config: TrainConfig,
+    plan: Callable[[TrainConfig], Run],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    training = {"per_device_batch_size": 4}
+    plan(changed(config, optim={"warmup_steps": num_steps}, training=training))
+    assert ["there are 15 steps" in said for said in caplog.messages] == [True] * is_told
+
+
+def test_what_is_set_of_the_loss_and_of_lost_workers_reaches_them(
+    config: TrainConfig, plan: Callable[[TrainConfig], Run]
+) -> None:
+    assert plan(config).worker_job.loss == CROSS_ENTROPY
+    weights = {"label_smoothing": 0.1, "focal_gamma": 2.0, "class_weights": {"x": 3.0}}
+    made = plan(changed(config, training=weights, scaling={"max_failures": 7}))
+    expected = CrossEntropy(label_smoothing=0.1, focal_gamma=2.0, class_weights=(3.0, 1.0))
+    assert made.worker_job.loss == expected
+    assert made.config.failure_config is not None
+    assert made.config.failure_config.max_failures == 7
+
+
+@pytest.mark.parametrize("training", [{"accumulation_steps": 4}, {"gradient_checkpointing": True}])
+def test_what_only_takes_less_memory_goes_on_from_the_same_checkpoints(
+    training: dict[str, Any], config: TrainConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, after = ready(config), ready(changed(config, training=training))
+    assert folder.run_name(after.lineage) == folder.run_name(before.lineage)
+    for job in (before, after):
+        folder.begin(config.output.path, job.lineage)
+    assert not caplog.messages
+
+
+def test_a_training_that_another_one_was_begun_before_says_what_differs(
+    config: TrainConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.begin(config.output.path, ready(config).lineage)
+    folder.begin(config.output.path, ready(changed(config, training={"seed": 3})).lineage)
+    monkeypatch.setattr(folder, "package_versions", lambda: {"torch": "9"})
+    folder.begin(config.output.path, ready(changed(config, training={"seed": 3})).lineage)
+    settings, versions = caplog.messages
+    assert settings.endswith("is another one (training.seed: 0 there, 3 here)")
+    assert re.search(r'\(packages: \{.* there, \{"torch": "9"\} here\)$', versions)
+
+
+def test_a_second_training_of_one_output_waits_for_the_first_and_finds_its_bundle(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    lock = storage.join(config.output.path, folder.RUN)
+    waits_for: Queue[Holder] = Queue()
+    with ThreadPoolExecutor() as pool:
+        with hold(lock, on_wait=waits_for.put):
+            second = pool.submit(train, config, on_wait=waits_for.put)
+            assert waits_for.get(timeout=60).pid == os.getpid()
+            finish(config, tmp_path)
+        assert not second.result(timeout=60).is_new
+    assert waits_for.empty()
+    assert not (Path(config.output.path) / folder.RUN).exists()
 
 
 def test_windows_of_a_model_that_padding_changes_are_refused(

@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import ray.train
@@ -22,8 +23,8 @@ from bertray.train.base import Base
 from bertray.train.examples import Examples
 from bertray.train.loop import SCORE, WorkerJob, train_worker
 from bertray.train.loss import CROSS_ENTROPY
-from bertray.train.state import Epoch
-from bertray.train.steps import collate
+from bertray.train.state import Epoch, Resumed
+from bertray.train.steps import NonFiniteLossError, collate
 
 
 @pytest.fixture
@@ -67,10 +68,14 @@ def job(base: Base, make_examples: Callable[..., Examples], tmp_path: Path) -> W
     )
 
 
-def run(job: WorkerJob) -> list[Epoch]:
+def events_of(job: WorkerJob) -> list[Any]:
     events: Queue[Any] = Queue()
     assert train_worker({"job": job, "events": events, "orders": None}) is None
-    return [event for event in events.queue if isinstance(event, Epoch)]
+    return list(events.queue)
+
+
+def run(job: WorkerJob) -> list[Epoch]:
+    return [event for event in events_of(job) if isinstance(event, Epoch)]
 
 
 @pytest.mark.parametrize(
@@ -143,9 +148,76 @@ def test_training_goes_on_from_any_checkpoint_within_an_epoch(
     for folder, step in zip(kept, STEPS_SAVED, strict=True):
         checkpoint = ray.train.Checkpoint.from_directory(folder)
         monkeypatch.setattr(ray.train, "get_checkpoint", lambda found=checkpoint: found)
-        left = run(in_parts)
-        assert left == [one for one in whole if one.step > step]
+        first, *left = events_of(in_parts)
+        assert first == Resumed(step, 10)
+        validated = [one for one in left if isinstance(one, Epoch)]
+        assert validated == [one for one in whole if one.step > step]
     assert [epoch.seconds for epoch in whole] == [1, 2, 1, 2, 1, 1]
+
+
+@dataclass
+class Given:
+    """What the steps are taken with."""
+
+    model: Any
+    rows: Examples
+    options: dict[str, Any]
+
+
+def parts_at_rest(given: Given) -> list[bool]:
+    """Embeddings, layers, head."""
+    bert = given.model.bert
+    parts = [bert.embeddings, *bert.encoder.layer, given.model.classifier]
+    return [not any(one.requires_grad for one in part.parameters()) for part in parts]
+
+
+def is_grouped(given: Given) -> bool:
+    """Whether the rows of each batch are about as long."""
+    return all(np.ptp(given.rows.lengths[batch]) < 10 for batch in given.options["plan"])
+
+
+@pytest.mark.parametrize(
+    ("update", "look", "found"),
+    [
+        ({}, lambda given: given.model.is_gradient_checkpointing, False),
+        (
+            {"gradient_checkpointing": True},
+            lambda given: given.model.is_gradient_checkpointing,
+            True,
+        ),
+        ({}, parts_at_rest, [False] * 4),
+        ({"freeze_layers": 1}, parts_at_rest, [True, True, False, False]),
+        ({"unfreeze_layers": 1}, parts_at_rest, [True, True, True, False]),
+        ({}, lambda given: given.options["accumulation_steps"], 1),
+        ({"accumulation_steps": 3}, lambda given: given.options["accumulation_steps"], 3),
+        ({}, lambda given: given.options["precision"].dtype, torch.float32),
+        ({"precision": "float16"}, lambda given: given.options["precision"].dtype, torch.float16),
+        ({}, is_grouped, False),
+        ({"group_by_length": True}, is_grouped, True),
+        ({"seed": 7}, lambda given: given.options["seed"], 7),
+    ],
+)
+@pytest.mark.usefixtures("reports")
+def test_each_setting_reaches_the_steps(
+    update: dict[str, Any],
+    look: Callable[[Given], Any],
+    found: Any,
+    job: WorkerJob,
+    make_examples: Callable[..., Examples],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def looks(model: Any, _: Any, __: Any, rows: Examples, **options: Any) -> Any:
+        seen.append(look(Given(model, rows, options)))
+        raise NonFiniteLossError("enough was seen")
+
+    monkeypatch.setattr(loop, "train_steps", looks)
+    rows = make_examples(8 * GLOBAL_BATCH)
+    training = job.training.model_copy(update={"num_epochs": 1, **update})
+    only = replace(job, training=training, examples=(rows, rows))  # type: ignore[arg-type]
+    assert train_worker({"job": only, "events": Queue(), "orders": None}) == "enough was seen"
+    assert seen == [found]
 
 
 @pytest.mark.usefixtures("reports")

@@ -87,6 +87,16 @@ def test_gradients_that_overflow_float16_take_no_step_and_lower_the_scale(
     assert not torch.equal(weight, before)
 
 
+def test_gradients_that_overflow_at_any_scale_end_the_training(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    trainer = Trainer(base, make_examples(GLOBAL_BATCH), precision="float16")
+    trainer.precision.load_state_dict({**trainer.precision.state_dict(), "scale": 2.0**-14})
+    trainer.bare.classifier.weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(NonFiniteLossError, match=r"step 1 of .*float16 .*take bfloat16"):
+        trainer.epoch(0)
+
+
 def test_a_resumed_float16_training_goes_on_with_the_scale_it_had(
     base: Base, make_examples: Callable[..., Examples], tmp_path: Path
 ) -> None:

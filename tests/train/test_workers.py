@@ -1,5 +1,6 @@
 """Workers fit the cluster; what they say reaches the caller, progress in order, as one error."""
 
+import logging
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -213,6 +214,27 @@ def test_gpus_that_are_not_there_are_an_error_unless_it_is_said_how_many_will_co
         plan = plan_scaling(Scaling(num_workers=num_workers, use_gpu=True), resting)
         assert (plan.use_gpu, plan.resources_per_worker) == (True, {"CPU": 1})
         assert "waits for GPU nodes to join" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "resources", "is_said"),
+    [
+        ({}, on(8, num_gpus=4), True),
+        ({"num_workers": 1}, on(8, num_gpus=4), False),
+        ({}, on(8, num_gpus=1), False),
+        ({"use_gpu": False}, on(8, num_gpus=4), False),
+    ],
+)
+def test_gpus_that_nobody_asked_for_are_told_of(
+    settings: dict[str, Any],
+    resources: Resources,
+    is_said: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        plan_scaling(Scaling(**settings), resources)
+    said = ["on 1 of the cluster's 4 GPUs; scaling.num_workers=4" in one for one in caplog.messages]
+    assert said == [True] * is_said
 
 
 @pytest.mark.parametrize(

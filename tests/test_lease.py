@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bertray import storage
+from bertray import lease, storage
 from bertray.errors import StorageError
-from bertray.score import lease
-from bertray.score.lease import LEASE, Holder, Lease, hold, read_holder
+from bertray.lease import LEASE, Holder, Lease, hold, read_holder
 
 
 class Clock:
@@ -49,7 +48,7 @@ def elsewhere() -> Holder:
 
 def ended_process() -> Holder:
     """A holder on this machine whose process is gone."""
-    code = "import json; from dataclasses import asdict; from bertray.score.lease import Holder; "
+    code = "import json; from dataclasses import asdict; from bertray.lease import Holder; "
     done = subprocess.run(
         [sys.executable, "-c", code + "print(json.dumps(asdict(Holder.here())))"],
         capture_output=True,

@@ -1,8 +1,8 @@
-"""Which run is at work on an output folder, so that a second one waits and need not score twice.
+"""Which run is at work on an output folder, so that a second one waits and need not do it twice.
 
-It only saves work. Two runs that both believe to hold the lease end right all the same, because a
-split is committed once (`ShardSink`). So nothing in here fails a run: what cannot be read or
-written is a warning.
+It only saves work. Two runs that both believe to hold the lease end right all the same: a split is
+committed once (`ShardSink`), a bundle is put in place whole. So nothing in here fails a run: what
+cannot be read or written is a warning.
 
 Clocks are never compared. A lease has expired when its file has not changed for `EXPIRY_S` by the
 clock of the one who watches it, or at once if its process is known to have ended.
@@ -128,8 +128,8 @@ class Lease:
             try:
                 if not self._renew():
                     logger.warning(
-                        "%s: another run took this one for dead; both go on, and some splits may "
-                        "be scored twice, but each is committed once",
+                        "%s: another run took this one for dead; both go on, and some work may be "
+                        "done twice",
                         self._uri,
                     )
                     return
