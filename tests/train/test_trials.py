@@ -1,6 +1,7 @@
 """A search goes on where an earlier attempt was cut off, and stops none that is at its end."""
 
 from pathlib import Path
+from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from bertray.config import Search, TrainConfig, load_config
 from bertray.errors import BertrayError, UserError
+from bertray.train import trials as of_tune
 from bertray.train.search import Trial, TrialEpoch, draw
 from bertray.train.state import Epoch
 from bertray.train.trials import make_scheduler, read_trials, run_trials, write_trial
@@ -83,6 +85,24 @@ def test_each_epoch_and_each_trial_is_told_of_once(
     assert [one.values for one in trials] == [(0.5, 0.6), (0.9,)]
     assert [one.epoch.epoch for one in told if isinstance(one, TrialEpoch)] == [1, 2, 1]
     assert [one for one in told if isinstance(one, Trial)] == trials
+
+
+def test_what_a_trial_had_done_before_it_was_cut_off_counts_whatever_asha_says_of_it_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = [epoch(1, 0.9), epoch(2, 0.1)]
+    training = SimpleNamespace(num_epochs=3)
+    cut_off: Any = object.__new__(of_tune._TrialProcess)
+    cut_off._run = SimpleNamespace(
+        config=None, worker_job=SimpleNamespace(metric="loss", training=training)
+    )
+    monkeypatch.setattr(of_tune, "earlier_epochs", lambda config: before)
+    report = next(cut_off._train())
+    assert (report["epoch"], report["score"]) == (2, -0.1)
+    heard: Queue[Any] = Queue()
+    told_of: Any = SimpleNamespace(config={of_tune.NUMBER: 4})
+    of_tune._Watch(heard).on_trial_result(1, [], told_of, {**report, "done": True})
+    assert list(heard.queue) == [(4, before[0]), (4, before[1]), (4, "stopped")]
 
 
 def test_of_trials_that_failed_those_the_cluster_lost_are_tried_again(
