@@ -1,8 +1,8 @@
 """Which run is at work on an output folder, so that a second one waits and need not do it twice.
 
-It only saves work. Two runs that both believe to hold the lease end right all the same: a split is
-committed once (`ShardSink`), a bundle is put in place whole. So nothing in here fails a run: what
-cannot be read or written is a warning.
+Of scoring it only saves work: two runs that both believe to hold the lease end right all the same,
+because a split is committed once (`ShardSink`). Of two trainings the first to end takes the other's
+checkpoints with it. Nothing in here fails a run: what cannot be read or written is a warning.
 
 Clocks are never compared. A lease has expired when its file has not changed for `EXPIRY_S` by the
 clock of the one who watches it, or at once if its process is known to have ended.

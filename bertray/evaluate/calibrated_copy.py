@@ -73,7 +73,7 @@ def write_copy(bundle: Bundle, output: str) -> str:
         write_manifest(Path(made), manifest)
         mark = storage.join(output, UNFINISHED)
         storage.put_json(mark, {COPY_OF: bundle.digest}, overwrite=True)
-        publish_bundle(Path(made), output, spare=UNFINISHED)
+        publish_bundle(Path(made), output, spare=[UNFINISHED])
         storage.remove(mark)
         return digest_of(Path(made))
 

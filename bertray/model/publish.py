@@ -1,5 +1,6 @@
 """A finished model folder, put where it belongs: whole, or not at all."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from bertray import storage
@@ -8,8 +9,8 @@ from bertray.model.manifest import MANIFEST
 MODEL_CONFIG = "config.json"
 
 
-def publish_bundle(folder: Path, output: str, *, spare: str | None = None) -> None:
-    """Put a local folder in place of what is at ``output``, but for what is called ``spare``.
+def publish_bundle(folder: Path, output: str, *, spare: Collection[str] = ()) -> None:
+    """Put a local folder in place of what is at ``output``, but for files and folders of ``spare``.
 
     Without its config.json a folder is no model, and without ``bertray.json`` no bundle: those two
     go first and come last.
@@ -22,12 +23,12 @@ def publish_bundle(folder: Path, output: str, *, spare: str | None = None) -> No
     storage.upload(folder, output, (*names, *marks))
 
 
-def _sweep(output: str, spare: str | None) -> None:
+def _sweep(output: str, spare: Collection[str]) -> None:
     """Remove an earlier bundle's files."""
     if not storage.exists(output):
         return
     fs, path = storage.resolve(output)
     fs.invalidate_cache()
     for name in fs.ls(path, detail=False):
-        if name.rstrip("/").rsplit("/", 1)[-1] != spare:
+        if name.rstrip("/").rsplit("/", 1)[-1] not in spare:
             fs.rm(name, recursive=True)

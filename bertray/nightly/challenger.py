@@ -1,20 +1,28 @@
 """A challenger, trained on fresh labels and put before the gate, ahead of the night's scoring."""
 
 import logging
+from collections.abc import Callable
 
 from bertray import storage
 from bertray.config import Challenger, EvaluateConfig, TrainConfig, load_config
 from bertray.errors import BertrayError
+from bertray.lease import Holder
 from bertray.model.bundle import open_bundle
 
 logger = logging.getLogger(__name__)
 
 
-def challenge(settings: Challenger) -> str | None:
+def challenge(
+    settings: Challenger, *, on_wait: Callable[[Holder], None] = lambda holder: None
+) -> str | None:
     """Train and judge a challenger, if one is asked for and its data are new.
 
     One that an earlier night has trained and not judged is judged now. What goes wrong with it
     costs no row its label: the night goes on with the champion.
+
+    Args:
+        settings: the config's section.
+        on_wait: called when somebody trains the challenger already, before waiting for the end.
 
     Returns:
         What became of it, for people; None if there was nothing to do.
@@ -27,7 +35,7 @@ def challenge(settings: Challenger) -> str | None:
     try:
         training = load_config(TrainConfig, settings.train)
         judging = load_config(EvaluateConfig, settings.evaluate)
-        train(training)
+        train(training, on_wait=on_wait)
         if _is_judged(judging):
             return None
         verdict = evaluate(judging).verdict

@@ -96,7 +96,7 @@ def nightly(
         nights = read_nights(history)
         told = nights[-1].notes if nights else ()
         said = [note for note in read_untold(history) if note not in told]
-        said += filter(None, [challenge(config.challenger)])
+        said += filter(None, [challenge(config.challenger, on_wait=on_wait)])
         put_untold(history, said)
         notes = [*said]
         job, bundle = choose_model(config, notes)

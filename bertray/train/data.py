@@ -29,6 +29,7 @@ from bertray.train.augment import Augmenter, choose_rows, count_by_method, make_
 from bertray.train.base import Base, folder_of
 from bertray.train.examples import Examples, select
 from bertray.train.labels import Labelled, Piece, unreadable
+from bertray.train.targets import some
 from bertray.train.teacher import Teacher, teach
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ ROWS_PER_TOKENIZER = 50_000  # below so many, starting another process takes lon
 # Models take so many runs of rows each, and these at least: fewer rounds end unevenly, and a run
 # reads all of its row groups.
 ROUNDS, ROWS_PER_MODEL = 4, 1_024
-LABELS_NAMED = 12  # in a message
 ROWS, ROWS_TO_COPY = "rows", "rows_to_copy"
 TOKENIZER_CPUS = 0.8  # the rest lets Ray Data's own tasks run on a small machine
 
@@ -127,11 +127,11 @@ def encode(
     if num_dropped := num_rows - int((numbers == 0).sum()):
         logger.warning("rows without text are left out num_rows=%d of=%d", num_dropped, num_rows)
     held_out = labelled.is_validation[examples.row_ids]
-    if names := labels_without_rows(labelled, examples.targets[~held_out]):
-        logger.warning("labels are not learnt, as no training row of theirs has a text: %s", names)
     for key, rows in (("data.train", ~held_out), ("data.validation", held_out)):
         if not rows.any():
             raise _no_text(key, data)
+    if names := labels_without_rows(labelled, examples.targets, ~held_out):
+        logger.warning("labels are not learnt, as no training row of theirs has a text: %s", names)
     return (
         select(examples, np.flatnonzero(~held_out)),
         select(examples, np.flatnonzero(held_out)),
@@ -139,16 +139,16 @@ def encode(
     )
 
 
-def labels_without_rows(labelled: Labelled, targets: np.ndarray) -> str:
-    """The names of labels that none of these rows has, at most some of them."""
+def labels_without_rows(labelled: Labelled, targets: np.ndarray, rows: np.ndarray) -> str:
+    """The names of labels that none of the ``rows``, bool of shape (N,), has; some of them."""
     if labelled.task == "regression":
         return ""
-    ids = targets.nonzero()[-1] if labelled.task == "multi_label" else targets
-    missing = np.setdiff1d(np.arange(len(labelled.labels)), ids)
-    names = ", ".join(labelled.labels[label_id] for label_id in missing[:LABELS_NAMED])
-    return (
-        f"{names} and {len(missing) - LABELS_NAMED} more" if len(missing) > LABELS_NAMED else names
-    )
+    if labelled.task == "multi_label":
+        is_met = np.logical_or.reduce(targets, axis=0, where=rows[:, np.newaxis])
+    else:
+        is_met = np.bincount(targets[rows], minlength=len(labelled.labels)) > 0
+    missing = [labelled.labels[label_id] for label_id in np.flatnonzero(~is_met)]
+    return some(missing) if missing else ""
 
 
 class StayingTokenizer:

@@ -84,7 +84,6 @@ class Job:
 
 def prepare(config: TrainConfig) -> Job | None:
     """Look at everything that can be wrong, without a cluster; None if the bundle is there."""
-    output = config.output
     drawn = draw(config) if config.search.keys else []
     shards = list_shards(config.data)
     base = open_base(config.model, LongText(**config.text.model_dump()))
@@ -94,8 +93,7 @@ def prepare(config: TrainConfig) -> Job | None:
     lineage = folder.lineage_of(
         config, base=base, data_digest=shards.digest, augmenter=augmenter, teacher=teacher
     )
-    found = folder.find_equal(output.path, lineage, base=config.model.base, replace=output.replace)
-    if found is not None:
+    if _is_there(config, lineage):
         return None
     tell_unheeded(config)
     training = config.training
@@ -110,6 +108,17 @@ def prepare(config: TrainConfig) -> Job | None:
             load_rewrite(augmenter, method)
     job.teacher_on("cpu")  # whether it fits is looked at here
     return job
+
+
+def is_done(job: Job) -> bool:
+    """Whether the bundle has come to be there since the job was prepared. Raises as `prepare`."""
+    return _is_there(job.config, job.lineage)
+
+
+def _is_there(config: TrainConfig, lineage: dict[str, str]) -> bool:
+    output, base = config.output, config.model.base
+    found = folder.find_equal(output.path, lineage, base=base, replace=output.replace)
+    return found is not None
 
 
 def tell_unheeded(config: TrainConfig) -> None:

@@ -7,6 +7,7 @@ _curves.png      all of that as a picture
 _curves.tfevents the same for TensorBoard, if wanted
 _trials.jsonl    after a search: each trial, the best first
 _run/            while training: Ray Train's checkpoints, and whose they are
+_lease.json      while training: which process is at it
 """
 
 import hashlib
@@ -30,7 +31,8 @@ logger = logging.getLogger(__name__)
 RUN = "_run"
 OWNER = f"{RUN}/lineage.json"
 SEARCH = "search"
-HOW_FAST = {"checkpoint_steps", "accumulation_steps", "gradient_checkpointing"}
+# They move no row to another step; where passes are cut otherwise, dropout is drawn otherwise.
+SAME_STEPS = {"checkpoint_steps", "accumulation_steps", "gradient_checkpointing"}
 
 
 def lineage_of(
@@ -43,7 +45,7 @@ def lineage_of(
 ) -> dict[str, str]:
     """All that decides the weights: equal lineages make equal bundles on the same machine.
 
-    Where things lie is no part of it, nor how fast they are computed.
+    Where things lie is no part of it, nor how fast, or in how little memory, they are computed.
     """
     settings: dict[str, Any] = {
         "model.max_length": base.max_length,
@@ -52,7 +54,7 @@ def lineage_of(
         **_flat("text", config.text.model_dump()),
         **_flat("data", config.data.model_dump(exclude={"train", "validation"})),
         **_flat("optim", config.optim.model_dump()),
-        **_flat("training", config.training.model_dump(exclude=HOW_FAST)),
+        **_flat("training", config.training.model_dump(exclude=SAME_STEPS)),
         "scaling.num_workers": config.scaling.max_workers,
     }
     if config.calibration.method != "none":
@@ -106,8 +108,8 @@ def find_equal(
         raise OutputError(f"output.path={output} is a file; name a folder")
     manifest = read_manifest(output)
     if manifest is None:
-        ours = (OWNER, f"{RUN}/{LEASE}")
-        if storage.is_empty(output) or any(storage.exists(storage.join(output, at)) for at in ours):
+        ours = (storage.join(output, name) for name in (OWNER, LEASE))
+        if storage.is_empty(output) or any(map(storage.exists, ours)):
             return None
         raise OutputError(
             f"output.path={output} holds files that no bertray train has written "
@@ -130,11 +132,14 @@ def begin(output: str, lineage: dict[str, str]) -> None:
 
     Raises:
         OutputError: nothing can be written there.
+        StorageError: what says whose folder it is cannot be read.
     """
     owner = storage.join(output, OWNER)
-    here = {**lineage, "packages": json.dumps(package_versions(), sort_keys=True)}
+    here = lineage | _flat("version", package_versions())
     begun = storage.get_json(owner)
-    if begun is not None and (changes := _changes(_comparable(begun, here), here)):
+    names = (run_name(lineage, kind=kind) for kind in ("train", "search"))
+    has_begun = any(storage.exists(storage.join(output, RUN, name)) for name in names)
+    if not has_begun and begun and (changes := _changes(_comparable(begun, here), here)):
         logger.warning(
             "output.path=%s: starting from the beginning; the training that was begun there is "
             "another one (%s)",
@@ -146,7 +151,7 @@ def begin(output: str, lineage: dict[str, str]) -> None:
 
 def publish(folder: Path, output: str) -> None:
     """Put a finished bundle in place of what is there; whole, or not at all."""
-    publish_bundle(folder, output, spare=RUN)
+    publish_bundle(folder, output, spare=[RUN, LEASE])
     finish(output)
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import ray
 
-from bertray import cluster, storage
+from bertray import cluster
 from bertray.config import TrainConfig
-from bertray.lease import Holder, hold
+from bertray.lease import Holder, hold, read_holder
 from bertray.model.backend import Device
 from bertray.train import lineage as folder
 from bertray.train.data import encode
-from bertray.train.job import Job, prepare
+from bertray.train.job import Job, is_done, prepare
 from bertray.train.outcome import (
     TrainSummary,
     read_summary,
@@ -100,16 +100,19 @@ def train(
             before a cluster starts, but for a loss that is not finite and texts that are blank.
         BertrayError: the workers were lost more often than is made up for.
     """
-    job = prepare(config)
-    if job is not None:
-        with hold(storage.join(config.output.path, folder.RUN), on_wait=on_wait) as waited:
-            if waited:  # what the other run did is done
-                job = prepare(config)
-            if job is not None:
-                with tracked(config, job.lineage) as tracker:
-                    return fine_tune(job, tracker=tracker, on_progress=on_progress)
-    folder.finish(config.output.path)
-    return read_summary(config.output.path)
+    job, output = prepare(config), config.output.path
+    if job is None:
+        if read_holder(output) is None:  # nobody is at work on what is to take its place
+            folder.finish(output)
+        return read_summary(output)
+    with hold(output, on_wait=on_wait) as waited:
+        if waited:  # what the other run did is done
+            job = prepare(config)
+        if job is not None and not is_done(job):
+            with tracked(config, job.lineage) as tracker:
+                return fine_tune(job, tracker=tracker, on_progress=on_progress)
+        folder.finish(output)
+    return read_summary(output)
 
 
 def fine_tune(

@@ -97,7 +97,7 @@ def to_targets(
     if unknown:
         raise DataError(
             f"data.validation={data.validation}: labels that no training row has: "
-            f"{_some(unknown)}; add such rows to data.train, or take these out"
+            f"{some(unknown)}; add such rows to data.train, or take these out"
         )
     value_set = pa.array(known, items[0].type)
     targets = [pc.index_in(part, value_set).to_numpy().astype(np.int64) for part in items]
@@ -208,6 +208,7 @@ def _lengths(lists: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(pc.fill_null(pc.list_value_length(lists), 0).to_numpy())
 
 
-def _some(values: Sequence[Any]) -> str:
-    shown = ", ".join(repr(str(value)) for value in values[:5])
+def some(values: Sequence[Any]) -> str:
+    """Values as messages show them, and how many more there are."""
+    shown = ", ".join(repr(str(value)) for value in values[:5]) or "none"
     return f"{shown} and {len(values) - 5} more" if len(values) > 5 else shown

@@ -19,6 +19,7 @@ from bertray.model.bundle import Bundle, check_pairs, open_bundle
 from bertray.model.engine import Engine, resolve_backend
 from bertray.model.settings import EngineSettings, resolve_settings
 from bertray.schema import Task
+from bertray.train.targets import some
 
 KEY = "distillation.teacher"
 
@@ -67,7 +68,7 @@ def make_teacher(
         more, fewer = sorted(set(bundle.labels) - set(labels)), set(labels) - set(bundle.labels)
         raise ConfigError(
             f"{KEY}={bundle.source}: the teacher must have the labels of the data; it has "
-            f"{_some(more)} that no row has, and lacks {_some(sorted(fewer))}"
+            f"{some(more)} that no row has, and lacks {some(sorted(fewer))}"
         )
     check_pairs(bundle, text_pair, section="data", key=KEY)
     if text_pair is not None and bundle.long_text.long != "truncate":
@@ -119,8 +120,3 @@ def _engine(teacher: Teacher) -> Engine:
             f"{teacher.digest[:12]} on the driver; put the model where all nodes see it"
         )
     return Engine(bundle, teacher.settings)
-
-
-def _some(labels: Sequence[str]) -> str:
-    shown = ", ".join(repr(label) for label in labels[:5]) or "none"
-    return f"{shown} and {len(labels) - 5} more" if len(labels) > 5 else shown

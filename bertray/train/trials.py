@@ -182,19 +182,19 @@ class _TrialProcess(tune.Trainable):
     def _train(self) -> Iterator[dict[str, Any]]:
         """What Tune is told: all epochs but the last as they come, the last one with the end.
 
-        What an earlier attempt has done is one report, so that all of it counts, even if by now
-        ASHA knows so many better trials that it stops this one.
+        What an earlier attempt has done is told at once, beside its first epoch, so that all of it
+        counts, even if by now ASHA knows so many better trials that it stops this one there.
         """
         metric, num_epochs = self._run.worker_job.metric, self._run.worker_job.training.num_epochs
         earlier = [one for one in earlier_epochs(self._run.config) if one.epoch < num_epochs]
-        if earlier:
-            yield _report_of(earlier, metric)
+        for epoch in earlier:
+            yield _report_of(epoch, metric, known=earlier)
         self._orders = queue_here()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
         while isinstance(heard := self._heard.get(), Epoch):
             if heard.epoch < num_epochs:
-                yield _report_of([heard], metric)
+                yield _report_of(heard, metric)
                 self._orders.put(Order(heard.epoch, is_wanted=True))
         if isinstance(heard, BertrayError):
             is_users = isinstance(heard, UserError)
@@ -202,7 +202,7 @@ class _TrialProcess(tune.Trainable):
         elif isinstance(heard, Exception):
             raise heard
         else:
-            yield {**_report_of(history_of(heard)[-1:], metric), IS_LAST: True, "done": True}
+            yield {**_report_of(history_of(heard)[-1], metric), IS_LAST: True, "done": True}
 
     def _work(self) -> None:
         def tell(event: Resumed | Step | Epoch) -> None:
@@ -289,7 +289,7 @@ def _place(record: str, number: int) -> str:
     return storage.join(record, f"trial-{number:03d}.json")
 
 
-def _report_of(epochs: Sequence[Epoch], metric: str) -> dict[str, Any]:
-    """What the last of these has come to, and all of them."""
-    score = score_of(epochs[-1].metrics, metric)
-    return {SCORE: score, EPOCH: epochs[-1].epoch, TOLD: [asdict(epoch) for epoch in epochs]}
+def _report_of(epoch: Epoch, metric: str, *, known: Sequence[Epoch] = ()) -> dict[str, Any]:
+    """What an epoch has come to, for ASHA; and it, or all that are known, for the table."""
+    told = [asdict(one) for one in known or [epoch]]
+    return {SCORE: score_of(epoch.metrics, metric), EPOCH: epoch.epoch, TOLD: told}

@@ -180,7 +180,8 @@ def plan_scaling(scaling: Scaling, resources: Resources, *, at_once: int = 1) ->
             resources.num_gpus,
             wanted,
         )
-    if use_gpu and "num_workers" not in scaling.model_fields_set and at_once < resources.num_gpus:
+    is_chosen = "num_workers" in scaling.model_fields_set
+    if use_gpu and at_once == 1 < resources.num_gpus and not is_chosen:
         logger.info(
             "training on 1 of the cluster's %g GPUs; scaling.num_workers=%d takes all, and as many "
             "times the rows a step",

@@ -137,9 +137,10 @@ def test_labels_all_of_whose_rows_are_left_out_are_named(
     labelled = labelled_texts(write_shards({"a": pa.table({"text": texts, "label": labels})}))
     (block,) = tokenized(labelled, base, ["text"])
     targets = in_row_order(block, labelled.targets).targets
-    assert labels_without_rows(labelled, targets) == "z"
-    assert labels_without_rows(labelled, labelled.targets) == ""
-    assert labels_without_rows(labelled, targets[:0]) == "x, y, z"
+    assert len(targets) == 3
+    assert labels_without_rows(labelled, targets, np.ones(3, bool)) == "'z'"
+    assert labels_without_rows(labelled, targets, np.zeros(3, bool)) == "'x', 'y', 'z'"
+    assert labels_without_rows(labelled, labelled.targets, np.ones(5, bool)) == ""
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])

@@ -17,7 +17,6 @@ import torch
 from ray.train import ScalingConfig
 from small_models import add_relative_positions, save_classifier
 
-from bertray import storage
 from bertray.config import TrainConfig, TrainModel, load_config
 from bertray.errors import ConfigError, ModelError, OutputError
 from bertray.lease import Holder, hold
@@ -187,16 +186,20 @@ def test_a_training_that_another_one_was_begun_before_says_what_differs(
     folder.begin(config.output.path, ready(changed(config, training={"seed": 3})).lineage)
     settings, versions = caplog.messages
     assert settings.endswith("is another one (training.seed: 0 there, 3 here)")
-    assert re.search(r'\(packages: \{.* there, \{"torch": "9"\} here\)$', versions)
+    assert re.search(r"[(; ]version\.torch: \S+ there, 9 here[;)]", versions)
+    # That of the first is still there, and goes on.
+    first = ready(config).lineage
+    (Path(config.output.path) / folder.RUN / folder.run_name(first)).mkdir()
+    folder.begin(config.output.path, first)
+    assert len(caplog.messages) == 2
 
 
 def test_a_second_training_of_one_output_waits_for_the_first_and_finds_its_bundle(
     config: TrainConfig, tmp_path: Path
 ) -> None:
-    lock = storage.join(config.output.path, folder.RUN)
     waits_for: Queue[Holder] = Queue()
     with ThreadPoolExecutor() as pool:
-        with hold(lock, on_wait=waits_for.put):
+        with hold(config.output.path, on_wait=waits_for.put):
             second = pool.submit(train, config, on_wait=waits_for.put)
             assert waits_for.get(timeout=60).pid == os.getpid()
             finish(config, tmp_path)
@@ -242,6 +245,26 @@ def test_a_finished_bundle_is_returned_at_once(config: TrainConfig, tmp_path: Pa
     assert summary.metrics == METRICS
     assert summary.tokens_per_s == 36
     assert train(changed(config, output={"replace": True})) == summary
+
+
+def test_a_bundle_that_came_while_the_job_was_prepared_is_not_trained_again(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = finish(config, tmp_path)
+    monkeypatch.setattr("bertray.train.run.prepare", lambda config: job)
+    assert not train(config).is_new  # no cluster is there to start on
+
+
+def test_a_finished_bundle_is_returned_beside_a_training_that_is_to_replace_it(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    job = finish(config, tmp_path)
+    waits_for: list[Holder] = []
+    with hold(config.output.path, on_wait=waits_for.append):
+        folder.begin(config.output.path, job.lineage)
+        assert not train(config, on_wait=waits_for.append).is_new
+        assert (Path(config.output.path) / folder.OWNER).exists()
+    assert not waits_for
 
 
 def test_what_an_interrupted_publication_left_behind_is_swept(

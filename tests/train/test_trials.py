@@ -98,7 +98,7 @@ def test_what_a_trial_had_done_before_it_was_cut_off_counts_whatever_asha_says_o
     )
     monkeypatch.setattr(of_tune, "earlier_epochs", lambda config: before)
     report = next(cut_off._train())
-    assert (report["epoch"], report["score"]) == (2, -0.1)
+    assert (report["epoch"], report["score"]) == (1, -0.9)
     heard: Queue[Any] = Queue()
     told_of: Any = SimpleNamespace(config={of_tune.NUMBER: 4})
     of_tune._Watch(heard).on_trial_result(1, [], told_of, {**report, "done": True})

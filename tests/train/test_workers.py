@@ -233,8 +233,12 @@ def test_gpus_that_nobody_asked_for_are_told_of(
 ) -> None:
     with caplog.at_level(logging.INFO):
         plan_scaling(Scaling(**settings), resources)
-    said = ["on 1 of the cluster's 4 GPUs; scaling.num_workers=4" in one for one in caplog.messages]
-    assert said == [True] * is_said
+        said = list(caplog.messages)
+        plan_scaling(Scaling(**settings), resources, at_once=2)  # each trial of a search on one
+    assert caplog.messages == said
+    assert ["on 1 of the cluster's 4 GPUs; scaling.num_workers=4" in one for one in said] == [
+        True
+    ] * is_said
 
 
 @pytest.mark.parametrize(
