@@ -529,7 +529,9 @@ class Judge:
         for name, config in configs.items():
             (folder / f"{name}.yaml").write_text(json.dumps(config))
             lake.words.append(f"challenger.{name}={folder / name}.yaml")
-        monkeypatch.setattr("bertray.train.run.train", lambda _: SimpleNamespace(is_new=False))
+        monkeypatch.setattr(
+            "bertray.train.run.train", lambda _, **__: SimpleNamespace(is_new=False)
+        )
         monkeypatch.setattr("bertray.evaluate.run.evaluate", self._evaluate)
 
     def _evaluate(self, config: EvaluateConfig) -> Any:
