@@ -154,10 +154,10 @@ def train_steps(
         learning_rate = float(schedule.get_last_lr()[0])
         if precision.step(optimizer):
             schedule.step()
-        elif precision.is_lost:
+        elif precision.is_lost or (number == num_steps and not schedule.last_epoch):
             raise NonFiniteLossError(
                 f"step {number} of {num_steps}: with training.precision=float16 the gradients "
-                "have not been finite for many steps, none of which was taken; take bfloat16 or "
+                "have not been finite step after step, and none was taken; take bfloat16 or "
                 "float32"
             )
         yield Step(

@@ -97,6 +97,18 @@ def test_gradients_that_overflow_at_any_scale_end_the_training(
         trainer.epoch(0)
 
 
+def test_a_training_all_of_whose_steps_overflow_is_not_done(
+    base: Base, make_examples: Callable[..., Examples]
+) -> None:
+    trainer = Trainer(base, make_examples(GLOBAL_BATCH), precision="float16")
+    trainer.precision.load_state_dict({**trainer.precision.state_dict(), "scale": 2.0**40})
+    for number in range(EPOCHS - 1):
+        (step,) = trainer.epoch(number)
+        assert step.grad_norm is None
+    with pytest.raises(NonFiniteLossError, match=r"step (\d+) of \1: .*float16 .*none was taken"):
+        trainer.epoch(EPOCHS - 1)
+
+
 def test_a_resumed_float16_training_goes_on_with_the_scale_it_had(
     base: Base, make_examples: Callable[..., Examples], tmp_path: Path
 ) -> None:
