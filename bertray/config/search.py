@@ -7,6 +7,22 @@ from pydantic import Field, FiniteFloat, ValidationError, field_validator, model
 from bertray.config.faults import describe
 from bertray.config.section import Count, Section
 
+# What changes neither the rows, nor their tokens, nor what trials are measured by: all of them
+# share those, and only so do their metrics compare.
+SEARCHABLE_BESIDE_OPTIM = (
+    "training.num_epochs",
+    "training.per_device_batch_size",
+    "training.freeze_layers",
+    "training.unfreeze_layers",
+    "training.class_weights",
+    "training.label_smoothing",
+    "training.focal_gamma",
+    "model.head",
+    "model.classifier_dropout",
+    "distillation.temperature",
+    "distillation.alpha",
+)
+
 
 class Range(Section):
     """Numbers to draw from, both ends included; integers where the key takes integers."""
@@ -32,9 +48,8 @@ class Search(Section):
         {},
         description="What to try for which keys, as in `{optim.learning_rate: {low: 1e-5, high: "
         "1e-4, log: true}, training.per_device_batch_size: [16, 32]}`: lists to pick from, or "
-        "ranges, drawn evenly or (`log`) evenly over the powers of ten. Keys of `optim`; of "
-        "`training`, `model` and `distillation` those that change neither rows nor tokens nor what "
-        "is measured. Default: no search.",
+        "ranges, drawn evenly or (`log`) evenly over the powers of ten. Keys of `optim`, and "
+        f"{', '.join(f'`{key}`' for key in SEARCHABLE_BESIDE_OPTIM)}. Default: no search.",
     )
     num_trials: Count = Field(
         10, description="Settings to draw; fewer where the lists hold fewer that differ."

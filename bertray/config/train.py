@@ -67,7 +67,9 @@ class TrainData(Section):
         description="Validation rows, likewise. Default: a stratified split of the training rows.",
     )
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.1, description="Share of the training rows held out when `data.validation` is not given."
+        0.1,
+        description="Share of the training rows held out when `data.validation` is not given; of "
+        "each label that has two, one row at least.",
     )
     text: str = Field("text", description="Column that holds the text.")
     text_pair: str | None = Field(
@@ -257,7 +259,9 @@ class Scaling(Section):
         "`true` and `scaling.num_workers` training waits for GPU nodes that will join.",
     )
     num_threads: Count | None = Field(
-        None, description="torch threads a worker on CPU. Default: the node's cores shared out."
+        None,
+        description="torch threads a worker on CPU, which reserves as many CPUs. Default: it "
+        "reserves one, and the workers of a node share out its cores.",
     )
     strategy: Literal["ddp", "fsdp2"] = Field(
         "ddp",

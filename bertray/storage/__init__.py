@@ -204,14 +204,22 @@ def exists(uri: str) -> bool:
     return True
 
 
-def is_empty(uri: str) -> bool:
-    """Whether nothing is there, not even a hidden file. Our own unfinished files do not count."""
+def is_empty(uri: str, *, but_for: str | None = None) -> bool:
+    """Whether nothing is there, not even a hidden file. Our own unfinished files do not count.
+
+    Args:
+        uri: of a folder.
+        but_for: a file in it that does not count either.
+    """
     fs, path = resolve(uri)
     fs.invalidate_cache()
     if not exists(uri):
         return True
     with readable(uri):
-        return all(local.is_unfinished(name) for name in files_below(fs, path))
+        return all(
+            local.is_unfinished(name) or relative(path, name) == but_for
+            for name in files_below(fs, path)
+        )
 
 
 def remove(uri: str) -> None:

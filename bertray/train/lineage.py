@@ -108,8 +108,7 @@ def find_equal(
         raise OutputError(f"output.path={output} is a file; name a folder")
     manifest = read_manifest(output)
     if manifest is None:
-        ours = (storage.join(output, name) for name in (OWNER, LEASE))
-        if storage.is_empty(output) or any(map(storage.exists, ours)):
+        if storage.is_empty(output, but_for=LEASE) or storage.exists(storage.join(output, OWNER)):
             return None
         raise OutputError(
             f"output.path={output} holds files that no bertray train has written "

@@ -48,12 +48,17 @@ def parameter_groups(model: PreTrainedModel, optim: Optim) -> list[dict[str, Any
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, optim: Optim, *, num_steps: int) -> LambdaLR:
-    """A linear rise over the warmup's steps, then what ``optim.schedule`` says."""
+    """A linear rise over the warmup's steps, then what ``optim.schedule`` says.
+
+    It rises from a rate of zero, so a share of the steps leaves one of them at least.
+    """
     warmup = optim.warmup_steps
+    if warmup is None:
+        warmup = min(math.ceil(optim.warmup_ratio * num_steps), num_steps - 1)
     schedule: LambdaLR = get_scheduler(
         SCHEDULES[optim.schedule],
         optimizer,
-        num_warmup_steps=math.ceil(optim.warmup_ratio * num_steps) if warmup is None else warmup,
+        num_warmup_steps=warmup,
         num_training_steps=num_steps,
     )
     return schedule

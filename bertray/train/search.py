@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bertray.config import (
+    SEARCHABLE_BESIDE_OPTIM,
     Optim,
     Range,
     Search,
@@ -21,22 +22,7 @@ from bertray.errors import BertrayError, ConfigError
 from bertray.train.measure import score_of
 from bertray.train.state import Epoch
 
-# What changes neither the rows, nor their tokens, nor what trials are measured by: all of them
-# share those, and only so do their metrics compare.
-ALSO_SEARCHABLE = (
-    "training.num_epochs",
-    "training.per_device_batch_size",
-    "training.freeze_layers",
-    "training.unfreeze_layers",
-    "training.class_weights",
-    "training.label_smoothing",
-    "training.focal_gamma",
-    "model.head",
-    "model.classifier_dropout",
-    "distillation.temperature",
-    "distillation.alpha",
-)
-SEARCHABLE = (*(key for key, _ in known_keys(Optim, "optim.")), *ALSO_SEARCHABLE)
+SEARCHABLE = (*(key for key, _ in known_keys(Optim, "optim.")), *SEARCHABLE_BESIDE_OPTIM)
 DRAWS_PER_TRIAL = 100  # until settings that differ from all before are given up
 DIGITS = 3  # of a drawn number
 
@@ -184,8 +170,8 @@ def _check_key(key: str, config: TrainConfig) -> None:
     if key not in known:
         raise ConfigError(f"search.keys: {unknown_key(TrainConfig, key)}")
     raise ConfigError(
-        f"search.keys: {key} cannot be searched: trials share their rows, their tokens and what "
-        f"they are measured by; take keys of optim, or of {', '.join(ALSO_SEARCHABLE)}"
+        f"search.keys: {key} cannot be searched; take keys of optim, or of "
+        f"{', '.join(SEARCHABLE_BESIDE_OPTIM)}"
     )
 
 

@@ -26,7 +26,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from bertray import storage
 from bertray.config import Search
-from bertray.errors import BertrayError, OutputError, UserError
+from bertray.errors import BertrayError, DataError
 from bertray.train import lineage as folder
 from bertray.train.job import Job
 from bertray.train.loop import SCORE, Order
@@ -46,7 +46,7 @@ from bertray.train.workers import (
 logger = logging.getLogger(__name__)
 
 NUMBER = "number"  # what Tune varies: the trial's
-EPOCH, TOLD, IS_LAST, FAILURE, IS_USERS = "epoch", "told", "is_last", "failure", "is_users"
+EPOCH, TOLD, IS_LAST, FAILURE = "epoch", "told", "is_last", "failure"
 Ending = Literal["done", "stopped"] | BertrayError
 NODE_SHARE = 0.001  # of the driver's node that a trial's own process holds: it waits for workers
 
@@ -60,7 +60,8 @@ def run_trials(
 ) -> list[Trial]:
     """Run those that no earlier attempt has brought to an end.
 
-    A trial that failed as the cluster had it, not the settings, is tried again.
+    One whose loss was not finite has ended so. One that failed otherwise is tried again: there may
+    be memory for it, or a place that all nodes see, the next time.
 
     Args:
         job: the search.
@@ -100,9 +101,7 @@ def run_trials(
         )
         if isinstance(said, BertrayError):
             errors[number] = said
-        # A folder that a node does not see may be there the next time.
-        is_final = isinstance(said, UserError) and not isinstance(said, OutputError)
-        if number not in errors or is_final:
+        if number not in errors or isinstance(said, DataError):
             write_trial(record, trial)
         trials[number] = trial
         on_progress(trial)
@@ -113,7 +112,7 @@ def run_trials(
         scheduler = make_scheduler(search, num_epochs=num_epochs, known=trials.values())
         tune_trials(left, runs, scheduler=scheduler, at_once=at_once, on_event=on_event)
     if all(trial.status == "failed" for trial in trials.values()):
-        first = errors.get(1) or UserError(trials[1].reason)
+        first = errors.get(1) or DataError(trials[1].reason)
         raise type(first)(f"all {len(runs)} trials failed, the first so: {first}")
     return ranked(trials.values())
 
@@ -197,8 +196,7 @@ class _TrialProcess(tune.Trainable):
                 yield _report_of(heard, metric)
                 self._orders.put(Order(heard.epoch, is_wanted=True))
         if isinstance(heard, BertrayError):
-            is_users = isinstance(heard, UserError)
-            yield {SCORE: -math.inf, FAILURE: str(heard), IS_USERS: is_users, "done": True}
+            yield {SCORE: -math.inf, FAILURE: heard, "done": True}
         elif isinstance(heard, Exception):
             raise heard
         else:
@@ -230,8 +228,7 @@ class _Watch(tune.Callback):
         """Tune calls it for each report, after the scheduler has decided what it means."""
         number = trial.config[NUMBER]
         if FAILURE in result:
-            kind = UserError if result[IS_USERS] else BertrayError
-            self._events.put((number, kind(result[FAILURE])))
+            self._events.put((number, result[FAILURE]))
             return
         for epoch in result[TOLD]:
             self._events.put((number, Epoch(**epoch)))

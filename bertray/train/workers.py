@@ -149,6 +149,9 @@ def plan_scaling(scaling: Scaling, resources: Resources, *, at_once: int = 1) ->
     Of elastic ones that holds for the fewest there may be. Workers whose nodes have yet to come ask
     for all that they keep busy.
 
+    Workers on CPU go to as many nodes as there are, where each has more cores to itself; those on
+    GPUs to as few, for the links within a node are the fast ones.
+
     Args:
         scaling: of each training.
         resources: that they share.
@@ -198,6 +201,7 @@ def plan_scaling(scaling: Scaling, resources: Resources, *, at_once: int = 1) ->
         num_workers=wanted,  # type: ignore[arg-type]  # v2's own
         use_gpu=use_gpu,
         resources_per_worker={"CPU": math.floor(cpus) if cpus > 1 else cpus},
+        placement_strategy="PACK" if use_gpu else "SPREAD",
     )
 
 

@@ -1,7 +1,7 @@
 """Every recipe of ``docs/recipes.md``: its rows, training, evaluation, and what came of it.
 
     make recipes
-    .venv/bin/python configs/recipes/recipes.py sentiment spam
+    make recipes RECIPES="sentiment spam"
 
 Each step is the command it prints. Running it again does no step twice.
 """

@@ -385,10 +385,12 @@ def test_publishing_that_is_cut_short_leaves_no_bundle(
     assert ready(config)  # and the next run goes on
 
 
-def test_a_folder_that_is_not_ours_is_left_alone(config: TrainConfig) -> None:
+@pytest.mark.parametrize("others", [[], ["_lease.json"], ["_lease.json", "_run/ours.txt"]])
+def test_a_folder_that_is_not_ours_is_left_alone(config: TrainConfig, others: list[str]) -> None:
     output = Path(config.output.path)
-    output.mkdir()
-    (output / "thesis.txt").write_text("mine")
+    for name in ("thesis.txt", *others):  # scoring has a lease too
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text("mine")
     with pytest.raises(OutputError, match=r"output\.path=.*no bertray train has written"):
         prepare(changed(config, output={"replace": True}))
     assert (output / "thesis.txt").read_text() == "mine"
@@ -401,6 +403,9 @@ def test_a_file_at_the_output_path_is_an_error(config: TrainConfig) -> None:
 
 
 def test_an_unfinished_training_of_our_own_is_no_obstacle(config: TrainConfig) -> None:
+    Path(config.output.path).mkdir()
+    (Path(config.output.path) / "_lease.json").write_text("{}")
+    assert ready(config)
     folder.begin(config.output.path, {"of": "another try"})
     assert ready(config)
 

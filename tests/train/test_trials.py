@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bertray.config import Search, TrainConfig, load_config
-from bertray.errors import BertrayError, UserError
+from bertray.errors import BertrayError, ClusterError, ConfigError, DataError, OutputError
 from bertray.train import trials as of_tune
 from bertray.train.search import Trial, TrialEpoch, draw
 from bertray.train.state import Epoch
@@ -105,11 +105,14 @@ def test_what_a_trial_had_done_before_it_was_cut_off_counts_whatever_asha_says_o
     assert list(heard.queue) == [(4, before[0]), (4, before[1]), (4, "stopped")]
 
 
-def test_of_trials_that_failed_those_the_cluster_lost_are_tried_again(
-    job: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "lost", [ClusterError("no memory"), ConfigError("no memory"), OutputError("no memory")]
+)
+def test_of_trials_that_failed_only_those_whose_loss_was_not_finite_are_not_tried_again(
+    job: Any, monkeypatch: pytest.MonkeyPatch, lost: BertrayError
 ) -> None:
-    lost, broken = BertrayError("no memory"), UserError("the loss is nan")
-    with pytest.raises(BertrayError, match="all 2 trials failed, the first so: no memory"):
+    broken = DataError("the loss is nan")
+    with pytest.raises(type(lost), match="all 2 trials failed, the first so: no memory"):
         run(job, monkeypatch, (1, lost), (2, broken))
     trials, _ = run(job, monkeypatch, (1, epoch(1, 0.5)), (1, "done"), (2, epoch(1, 0.1)))
     assert [(one.number, one.status) for one in trials] == [(1, "done"), (2, "failed")]
@@ -118,6 +121,6 @@ def test_of_trials_that_failed_those_the_cluster_lost_are_tried_again(
 def test_where_all_settings_are_bad_the_user_hears_of_the_first(
     job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for events in ([(1, UserError("nan")), (2, UserError("inf"))], []):  # and once more
-        with pytest.raises(UserError, match="all 2 trials failed, the first so: nan"):
+    for events in ([(1, DataError("nan")), (2, DataError("inf"))], []):  # and once more
+        with pytest.raises(DataError, match="all 2 trials failed, the first so: nan"):
             run(job, monkeypatch, *events)

@@ -156,6 +156,7 @@ def test_workers_reserve_what_they_keep_busy_and_leave_some_of_the_cluster(
     plan = plan_scaling(Scaling(**scaling), on(cpus, num_gpus=gpus))
     assert plan.resources_per_worker == per_worker
     assert plan.use_gpu == (gpus >= scaling["num_workers"])
+    assert plan.placement_strategy == ("PACK" if plan.use_gpu else "SPREAD")
 
 
 @pytest.mark.parametrize(
